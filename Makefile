@@ -1,0 +1,29 @@
+# Two commands: `make demo` plans a deployment from a shipped production trace, `make test` checks everything.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test lint install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/fwopt tune workloads/azure-2023-conv.csv.gz --rate-scale 16 --model Qwen/Qwen3-8B --hardware h200:8 \
+	  --slo 'ttft:p99<2s' --slo 'tpot:p95<50ms' --minimize cost --run reports/demo --force
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

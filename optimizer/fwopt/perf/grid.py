@@ -1,0 +1,69 @@
+"""The contract between hardware and scheduler: a candidate's step times as small tables.
+
+The simulator knows no GPU; it looks up these arrays. One engine step over a batch costs
+
+    gpu = token(M) + decode(n, mean context) + sum over chunks of [prefill(p + c) - prefill(p)] + sample(s)
+    step = max(gpu, cpu) + serial      cpu = step_cpu_s + n_scheduled * sequence_cpu_s
+
+with M the tokens of the step after CUDA-graph padding, n decoding sequences, chunk c after p tokens
+already in the cache, and s sequences that get a token. All interpolation is linear between grid points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepGrid:
+    """Step times of one candidate on one device type, seconds; shares have a last axis of 4 (`spec.provenance.CODES`)."""
+
+    tokens: Floats
+    """(T,) ascending token counts M, first 1, last >= max_num_batched_tokens."""
+    token_graph_s: Floats
+    """(T,) everything that depends on M only (GEMMs, MoE, norms, all-reduce), replayed from a CUDA graph."""
+    token_eager_s: Floats
+    """(T,) the same launched eagerly (M above the largest captured size)."""
+    token_share: NDArray[np.float64]
+    """(T, 4)"""
+    capture_sizes: NDArray[np.int64]
+    """Ascending captured batch sizes; M is padded up to the next one; beyond the last: eager. Empty: all eager."""
+    decode_batch: Floats
+    """(B,) ascending"""
+    decode_context: Floats
+    """(C,) ascending mean context lengths in tokens"""
+    decode_s: Floats
+    """(B, C) decode attention over all layers"""
+    decode_share: NDArray[np.float64]
+    """(B, C, 4)"""
+    prefill_length: Floats
+    """(L,) ascending, first 0"""
+    prefill_s: Floats
+    """(L,) causal attention over the first L tokens, all layers, one sequence; prefill_s[0] = 0"""
+    prefill_share: NDArray[np.float64]
+    """(L, 4)"""
+    sample_batch: Floats
+    """(S,) ascending"""
+    sample_s: Floats
+    """(S,) LM head and sampling for S sequences"""
+    sample_share: NDArray[np.float64]
+    """(S, 4)"""
+    prefill_chunk_floor_s: float
+    """Least attention time of one prefill chunk over all layers (launches)."""
+    step_cpu_s: float
+    """Host time per step that overlaps the GPU (asynchronous scheduling)."""
+    sequence_cpu_s: float
+    """Host time per scheduled sequence and step, overlapping likewise."""
+    serial_s: float
+    """Host time per step that does not overlap."""
+    request_s: float
+    """API, tokenising and detokenising delay added to a request's first token, outside the engine loop."""
+    prompt_token_s: float
+    """The same, per prompt token."""
+    async_scheduling: bool = True
+    """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""

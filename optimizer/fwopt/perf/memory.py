@@ -1,0 +1,254 @@
+"""GPU memory as vLLM accounts for it at start-up, and so how many KV-cache blocks a deployment gets.
+
+vLLM (read in 0.32; the same since 0.21) computes
+
+    KV cache = total x gpu_memory_utilization - weights - non-torch - peak of a dummy forward pass - CUDA graphs
+
+where total is what CUDA reports (`DeviceSpec.memory_bytes`) and the dummy pass runs `max_num_batched_tokens` tokens
+and samples `max_num_seqs` sequences. The CUDA context and NCCL come before the accounting starts: they are not
+subtracted, but what is requested must still be free after them, or vLLM refuses to start.
+
+Weights and bytes per KV token follow from shapes. The other terms are approximations, stated where they are made and
+held against start-up logs of real servers in tests/perf/test_memory.py: dense models' KV caches come out within 2 %,
+gpt-oss within 0.75 GiB. Vision and audio towers of multimodal models are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fwopt.errors import UnmeasuredError
+from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
+from fwopt.spec.engine import EngineSpec
+from fwopt.spec.hardware import DeviceSpec
+from fwopt.spec.model import LayerGroup, ModelSpec
+from fwopt.spec.outcome import Rejected
+from fwopt.targets.parallel import valid_parallelism as valid_parallelism
+from fwopt.targets.weights import attention_linears, ceil_div, dense_linears, expert_shard, round_up
+from fwopt.targets.weights import weight_bytes as weight_bytes
+
+_GIB = 2**30
+_BF16 = 2
+
+LOGIT_BYTES = 14
+"""Bytes a logit while sampling: bf16 logits, their fp32 copy, fp32 probabilities and as much random noise."""
+GRAPH_BYTES_PER_LAYER = 256 * 2**10
+"""One CUDA graph's share of one layer; published start-up logs spread from 0.09 to 0.4 MiB."""
+NON_TORCH_BYTES = {"one": round(0.25 * _GIB), "many": round(1.4 * _GIB)}
+"""Allocations outside torch after the accounting starts. Logs: 0.07-0.26 GiB on one GPU; 0.95-1.74 GiB under
+tensor or expert parallelism (all-reduce and symmetric-memory buffers)."""
+CONTEXT_BYTES = {"one": round(0.6 * _GIB), "many": round(2.2 * _GIB)}
+"""CUDA context and NCCL, in use before. Logs: 0.41-0.59 GiB on one or two GPUs, 2.16 GiB on eight H200."""
+_MLA_WORKSPACE_TOKENS = 65_536
+_IN_FLIGHT_STEPS = 2
+"""Asynchronous scheduling: tokens of two steps may hold blocks outside a sliding window."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvCapacity:
+    """The KV cache of one scheduler (one data-parallel rank of one replica); bytes are per GPU."""
+
+    blocks: int
+    """Usable blocks; vLLM's permanently reserved null block is already taken off."""
+    block_size: int
+    """Tokens a block."""
+    bytes_per_token: int
+    """What one more token of a long sequence adds. Sliding-window layers count only when all layers are charged
+    for every token (see `_blocks`)."""
+    weight_bytes_per_gpu: int
+    activation_bytes: int
+    graph_bytes: int
+    non_torch_bytes: int
+    kv_bytes_per_gpu: int
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks * self.block_size
+
+    def max_concurrency(self, max_len: int) -> float:
+        """Sequences of `max_len` tokens that fit at once."""
+        return self.blocks / ceil_div(max_len, self.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class KvLayout:
+    """Bytes of KV cache per token on one GPU, by what a layer keeps."""
+
+    full: int
+    """Layers that keep every token."""
+    sliding: int
+    """Layers that keep a window."""
+    window_tokens: int
+    """Longest window; 0 without sliding layers."""
+
+
+def kv_capacity(
+    model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec
+) -> KvCapacity | Rejected:
+    """Blocks that vLLM would allocate, or why it would not start."""
+    if engine.name != "vllm":
+        raise UnmeasuredError(f"KV-cache capacity is modelled for vllm only, not for {engine.name}")
+    parallelism, batching = candidate.parallelism, candidate.batching
+    broken = valid_parallelism(model, candidate.quantization, parallelism)
+    if broken is not None:
+        return Rejected(candidate_id=candidate.id, rung="memory", reason=broken)
+    many = "many" if parallelism.gpus_per_replica > 1 else "one"
+    requested = int(device.memory_bytes * batching.gpu_memory_utilization)
+    free = device.memory_bytes - CONTEXT_BYTES[many]
+    if requested > free:
+        return _too_big(
+            candidate, "gpu_memory_utilization leaves no room for the CUDA context and NCCL", requested, free
+        )
+    weights = weight_bytes(model, candidate.quantization, parallelism)
+    activation = activation_bytes(model, candidate)
+    graphs = graph_bytes(model, device, candidate, engine)
+    used = weights + activation + graphs + NON_TORCH_BYTES[many]
+    layout = kv_layout(model, candidate.kv_dtype, parallelism)
+    pool = requested - used
+    least = used + batching.block_size * (layout.full + layout.sliding)
+    if pool <= 0:
+        return _too_big(candidate, "weights and working memory exceed the GPU", least, requested)
+    need = sequence_bytes(layout, batching, batching.max_model_len or model.max_context_tokens)
+    blocks, bytes_per_token = _blocks(layout, batching, pool)
+    have = pool - batching.block_size * bytes_per_token
+    if need > have:
+        return _too_big(candidate, "the KV cache cannot hold one sequence of max_model_len", need, have)
+    return KvCapacity(
+        blocks=blocks - 1,
+        block_size=batching.block_size,
+        bytes_per_token=bytes_per_token,
+        weight_bytes_per_gpu=weights,
+        activation_bytes=activation,
+        graph_bytes=graphs,
+        non_torch_bytes=NON_TORCH_BYTES[many],
+        kv_bytes_per_gpu=pool,
+    )
+
+
+def _too_big(candidate: Candidate, reason: str, need: int, have: int) -> Rejected:
+    return Rejected(candidate_id=candidate.id, rung="memory", reason=reason, need=need, have=have, unit="bytes")
+
+
+def kv_layout(model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism) -> KvLayout:
+    """KV bytes per token on the fullest pipeline stage of one GPU.
+
+    Heads are sharded by tp and replicated when there are fewer than tp; the latent vector of MLA is never sharded.
+    When full and sliding layers mix, vLLM puts equally many layers in every group and pads the last one.
+    """
+    counts = {True: 0, False: 0}
+    totals = {True: 0, False: 0}
+    window = 0
+    for group in model.layers:
+        own_window = group.attention.window_tokens if group.attention.kind == "gqa" else None
+        sliding = own_window is not None
+        counts[sliding] += group.count
+        totals[sliding] += group.count * layer_kv_bytes(group, kv_dtype, parallelism.tp)
+        window = max(window, own_window or 0)
+    if counts[True] and counts[False]:
+        size = min(counts.values()) if max(counts.values()) >= 1.5 * min(counts.values()) else max(counts.values())
+        totals = {kind: totals[kind] * round_up(counts[kind], size) // counts[kind] for kind in counts}
+    stage = ceil_div(model.layer_count, parallelism.pp)
+    full, sliding_bytes = (ceil_div(totals[kind] * stage, model.layer_count) for kind in (False, True))
+    return KvLayout(full=full, sliding=sliding_bytes, window_tokens=window)
+
+
+def layer_kv_bytes(group: LayerGroup, kv_dtype: KvDtype, tp: int) -> int:
+    """KV bytes of one token in one layer on one GPU. vLLM stores keys and values apart even where they are equal."""
+    size = 1 if kv_dtype == "fp8" else _BF16
+    attention = group.attention
+    if attention.kind == "mla":
+        return (attention.kv_lora_rank + attention.qk_rope_head_dim) * size
+    return 2 * max(1, attention.kv_heads // tp) * attention.head_dim * size
+
+
+def sequence_bytes(layout: KvLayout, batching: Batching, tokens: int) -> int:
+    """Most KV bytes that one sequence of `tokens` holds; vLLM refuses to start when max_model_len does not fit."""
+    block = batching.block_size
+    in_flight = layout.window_tokens - 1 + _IN_FLIGHT_STEPS * batching.max_num_batched_tokens
+    windowed = (ceil_div(min(tokens, in_flight), block) + 1) * block if layout.sliding else 0
+    return layout.full * round_up(tokens, block) + layout.sliding * windowed
+
+
+def _blocks(layout: KvLayout, batching: Batching, pool: int) -> tuple[int, int]:
+    """(blocks, bytes per token) for a scheduler that counts every token in every block alike.
+
+    In vLLM sliding layers share the pool and give back blocks that leave the window. Two countings never promise
+    more than that, and the larger one is used: charge all layers for every token, or set aside a full window for
+    each of `max_num_seqs` sequences (and two steps' tokens) and charge only the full layers.
+    """
+    block, everything = batching.block_size, layout.full + layout.sliding
+    uniform = pool // (block * everything)
+    if not (layout.full and layout.sliding):
+        return uniform, everything
+    window = (ceil_div(layout.window_tokens, block) + 1) * block
+    aside = batching.max_num_seqs * window + _IN_FLIGHT_STEPS * batching.max_num_batched_tokens
+    windowed = max(0, pool - aside * layout.sliding) // (block * layout.full)
+    return (windowed, layout.full) if windowed > uniform else (uniform, everything)
+
+
+def activation_bytes(model: ModelSpec, candidate: Candidate) -> int:
+    """Peak of the dummy pass: the forward over the token budget, or sampling for every sequence, whichever is larger.
+
+    Forward: four hidden-size tensors and the widest layer's intermediates, bf16. Sampling sees the whole vocabulary
+    on every GPU (logits are gathered).
+    """
+    tokens, hidden = candidate.batching.max_num_batched_tokens, model.hidden_size
+    widest = max(_layer_bytes_per_token(g, hidden, candidate.parallelism) for g in model.layers)
+    forward = tokens * (4 * hidden * _BF16 + widest) + _mla_workspace(model, candidate)
+    rows = min(candidate.batching.max_num_seqs, tokens)
+    sampling = rows * model.vocab_size * LOGIT_BYTES + tokens * hidden * _BF16
+    return max(forward, sampling)
+
+
+def _layer_bytes_per_token(group: LayerGroup, hidden: int, parallelism: Parallelism) -> int:
+    """Widest set of intermediates alive at once: attention's projections, or an MLP's gate, up and product."""
+    tp = parallelism.tp
+    attention = sum(m.n for m in attention_linears(group.attention, hidden, tp) if m.n != hidden)
+    mlp = sum(m.n if m.n != hidden else m.k for m in dense_linears(group.mlp, hidden, tp))
+    if group.mlp.kind == "moe":
+        width = expert_shard(group.mlp, parallelism)[1]
+        mlp += group.mlp.experts_per_token * (max(2 * width, hidden) + width) * parallelism.dp
+    return max(attention, mlp) * _BF16
+
+
+def _mla_workspace(model: ModelSpec, candidate: Candidate) -> int:
+    """Latent attention expands cached context in chunks of at most 64k tokens during prefill."""
+    attention = model.layers[0].attention
+    if attention.kind != "mla":
+        return 0
+    longest = candidate.batching.max_model_len or model.max_context_tokens
+    rows = 4 * candidate.batching.max_num_seqs * candidate.batching.block_size
+    tokens = min(max(8 * longest, rows), _MLA_WORKSPACE_TOKENS)
+    heads = ceil_div(attention.heads, candidate.parallelism.tp)
+    expanded = heads * (attention.qk_nope_head_dim + attention.v_head_dim)
+    return tokens * (attention.kv_lora_rank + attention.qk_rope_head_dim + expanded) * _BF16
+
+
+def graph_bytes(model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec) -> int:
+    """CUDA graphs: one piecewise graph a captured size, and one full graph a captured decode batch.
+
+    vLLM subtracts its own estimate of them since 0.21; before, they came out of the memory left over.
+    """
+    if _version(engine.version) < (0, 21):
+        return 0
+    sizes = capture_sizes(device, candidate.batching)
+    graphs = len(sizes) + sum(size <= candidate.batching.max_num_seqs for size in sizes)
+    return graphs * ceil_div(model.layer_count, candidate.parallelism.pp) * GRAPH_BYTES_PER_LAYER
+
+
+def capture_sizes(device: DeviceSpec, batching: Batching) -> list[int]:
+    """Batch sizes that vLLM captures by default: 1, 2, 4, steps of 8 below 256, steps of 16 up to the largest,
+    which is 512 (1,024 on datacentre Blackwell), twice max_num_seqs or the token budget."""
+    ceiling = 1024 if device.name in ("b200", "gb200") else 512
+    largest = min(ceiling, 2 * batching.max_num_seqs, batching.max_num_batched_tokens)
+    return [s for s in (1, 2, 4, *range(8, 256, 8), *range(256, ceiling + 1, 16)) if s <= largest]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version; an unreadable one counts as current."""
+    numbers = []
+    for part in text.split(".")[:2]:
+        if not part.isdigit():
+            return (10**6,)
+        numbers.append(int(part))
+    return tuple(numbers)

@@ -1,0 +1,156 @@
+"""KV blocks: what is referenced, what is only cached, and which cached block goes first.
+
+As in vLLM's block pool: a block that nobody references stays findable by its prefix hash until it is
+reused; blocks are reused in the order in which they were released, and a sequence releases its last
+block first. Blocks without a prefix id in the trace (generated text, partial blocks) wait in the same
+order but can never be found again: *junk*.
+"""
+
+from __future__ import annotations
+
+from fwopt.sim.jit import compiled
+from fwopt.sim.state import Sim
+
+
+@compiled
+def _unlink(sim: Sim, r: int, i: int) -> None:
+    p, n = sim.id_prev[r, i], sim.id_next[r, i]
+    if p >= 0:
+        sim.id_next[r, p] = n
+    else:
+        sim.replica[r].lru_head = n
+    if n >= 0:
+        sim.id_prev[r, n] = p
+    else:
+        sim.replica[r].lru_tail = p
+
+
+@compiled
+def _append(sim: Sim, r: int, i: int) -> None:
+    replica = sim.replica[r]
+    tail = replica.lru_tail
+    sim.id_prev[r, i] = tail
+    sim.id_next[r, i] = -1
+    if tail >= 0:
+        sim.id_next[r, tail] = i
+    else:
+        replica.lru_head = i
+    replica.lru_tail = i
+    replica.stamp += 1
+    sim.id_stamp[r, i] = replica.stamp
+
+
+@compiled
+def _add_junk(sim: Sim, r: int, blocks: int) -> None:
+    replica = sim.replica[r]
+    size = sim.junk_stamp.shape[1]
+    at = (replica.junk_head + replica.junk_count) % size
+    replica.stamp += 1
+    sim.junk_stamp[r, at] = replica.stamp
+    sim.junk_blocks[r, at] = blocks
+    replica.junk_count += 1
+
+
+@compiled
+def take(sim: Sim, r: int, blocks: int) -> None:
+    """Turn `blocks` free blocks into used ones, forgetting the longest released cache entries as needed.
+
+    The caller has checked that so many are free.
+    """
+    replica = sim.replica[r]
+    if sim.limits[0].prefix:
+        clean = sim.limits[0].kv_blocks - replica.used - replica.cached
+        while clean < blocks:
+            head = replica.lru_head
+            at = replica.junk_head
+            if replica.junk_count > 0 and (head < 0 or sim.junk_stamp[r, at] < sim.id_stamp[r, head]):
+                part = min(sim.junk_blocks[r, at], blocks - clean)
+                sim.junk_blocks[r, at] -= part
+                if sim.junk_blocks[r, at] == 0:
+                    replica.junk_head = (at + 1) % sim.junk_stamp.shape[1]
+                    replica.junk_count -= 1
+            else:
+                part = sim.id_blocks[head]
+                _unlink(sim, r, head)
+                sim.id_present[r, head] = 0
+            replica.cached -= part
+            clean += part
+    replica.used += blocks
+    replica.peak_used = max(replica.peak_used, replica.used)
+
+
+@compiled
+def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int]:
+    """(leading ids found, tokens they save, KV blocks among them that nobody references).
+
+    At least one token is always computed, so a fully cached prompt recomputes its last block.
+    """
+    slot = sim.slot[s]
+    found, tokens, idle = 0, 0, 0
+    if sim.limits[0].prefix:
+        size = sim.limits[0].block_size
+        most = (slot.target - 1) // size * size
+        while found < slot.ids:
+            i = sim.ids[slot.ids_from + found]
+            if sim.id_present[r, i] == 0 or tokens >= most:
+                break
+            if sim.id_refs[r, i] == 0:
+                idle += sim.id_blocks[i]
+            tokens = min(sim.id_end[i] // size * size, most)
+            found += 1
+    return found, tokens, idle
+
+
+@compiled
+def reference_found(sim: Sim, r: int, s: int, found: int, tokens: int) -> None:
+    """Hold the found prefix for sequence s."""
+    slot, replica = sim.slot[s], sim.replica[r]
+    for k in range(found):
+        i = sim.ids[slot.ids_from + k]
+        if sim.id_refs[r, i] == 0:
+            _unlink(sim, r, i)
+            replica.cached -= sim.id_blocks[i]
+            replica.used += sim.id_blocks[i]
+        sim.id_refs[r, i] += 1
+    replica.peak_used = max(replica.peak_used, replica.used)
+    slot.referenced = found
+    slot.shared = tokens // sim.limits[0].block_size
+
+
+@compiled
+def publish(sim: Sim, r: int, s: int) -> None:
+    """Make the prompt blocks computed so far findable (vLLM does so when a chunk is scheduled)."""
+    slot = sim.slot[s]
+    if not sim.limits[0].prefix:
+        return
+    while slot.referenced < slot.sharing:
+        i = sim.ids[slot.ids_from + slot.referenced]
+        if sim.id_end[i] > slot.computed:
+            break
+        if sim.id_present[r, i]:  # a second copy (a fully cached prompt's last block): never merged, stays private
+            slot.sharing = slot.referenced
+            break
+        sim.id_present[r, i] = 1
+        sim.id_refs[r, i] = 1
+        slot.shared += sim.id_blocks[i]
+        slot.referenced += 1
+
+
+@compiled
+def release(sim: Sim, r: int, s: int, held_blocks: int) -> None:
+    """Sequence s gives up `held_blocks` blocks: private ones first, then its prefix from the end."""
+    slot, replica = sim.slot[s], sim.replica[r]
+    private = held_blocks - slot.shared
+    replica.used -= private
+    if sim.limits[0].prefix:
+        if private > 0:
+            _add_junk(sim, r, private)
+            replica.cached += private
+        for k in range(slot.referenced - 1, -1, -1):
+            i = sim.ids[slot.ids_from + k]
+            sim.id_refs[r, i] -= 1
+            if sim.id_refs[r, i] == 0:
+                replica.used -= sim.id_blocks[i]
+                replica.cached += sim.id_blocks[i]
+                _append(sim, r, i)
+    slot.referenced, slot.shared, slot.sharing = 0, 0, slot.ids

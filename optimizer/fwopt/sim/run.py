@@ -1,0 +1,116 @@
+"""The outer loop: requests arrive, a router picks a replica, replicas advance."""
+
+from __future__ import annotations
+
+import math
+
+from fwopt.sim.jit import compiled
+from fwopt.sim.queues import wait_at_end
+from fwopt.sim.scheduler import advance
+from fwopt.sim.state import Floats, Integers, Sim
+
+ROUND_ROBIN = 0
+LEAST_REQUESTS = 1
+
+
+@compiled
+def _new_slot(sim: Sim, request: int, arrival: float, prompt: int, output: int, ids_from: int, ids: int) -> int:
+    s = sim.free_slots[sim.free_slots[0]]
+    sim.free_slots[0] -= 1
+    slot = sim.slot[s]
+    slot.request, slot.arrival, slot.prompt, slot.output = request, arrival, prompt, output
+    slot.generated, slot.target, slot.computed = 0, prompt, 0
+    slot.ids_from, slot.ids, slot.sharing = ids_from, ids, ids
+    slot.referenced, slot.shared = 0, 0
+    slot.scheduled, slot.first, slot.last = math.nan, math.nan, math.nan
+    slot.hit, slot.preempted = 0, 0
+    return s
+
+
+@compiled
+def _pick(sim: Sim, policy: int, turn: int, now: float) -> int:
+    """Replica for the next request. least_requests: fewest unfinished requests (nginx `least_conn`), ties in turn."""
+    replicas = len(sim.replica)
+    if policy == ROUND_ROBIN:
+        return turn % replicas
+    best, fewest = -1, 0
+    for k in range(replicas):
+        r = (turn + k) % replicas
+        replica = sim.replica[r]
+        load = replica.running + replica.waiting
+        if replica.clock > now:  # the step that is still running at `now` has been accounted for already
+            load += replica.last_finished
+        if best < 0 or load < fewest:
+            best, fewest = r, load
+    return best
+
+
+@compiled
+def run_open(
+    sim: Sim,
+    policy: int,
+    arrival: Floats,
+    prompt: Integers,
+    output: Integers,
+    offsets: Integers,
+    request: Integers,
+    turn: int,
+) -> int:
+    """Serve requests at their own arrival times (ascending); returns the router's next turn.
+
+    Requests still in flight afterwards stay in `sim`: call again with the next part of the trace, or `drain`.
+    """
+    for k in range(len(arrival)):
+        now = arrival[k]
+        for r in range(len(sim.replica)):
+            advance(sim, r, now)
+        r = _pick(sim, policy, turn, now)
+        turn = r + 1 if policy == LEAST_REQUESTS else turn + 1
+        replica = sim.replica[r]
+        if replica.running + replica.waiting == 0 and replica.clock < now:
+            replica.clock = now
+            replica.decided = now
+        s = _new_slot(sim, request[k], now, prompt[k], output[k], offsets[k], offsets[k + 1] - offsets[k])
+        wait_at_end(sim, r, s)
+    return turn
+
+
+@compiled
+def drain(sim: Sim) -> None:
+    """Let every replica finish what it has."""
+    for r in range(len(sim.replica)):
+        advance(sim, r, math.inf)
+
+
+@compiled
+def run_closed(
+    sim: Sim,
+    concurrency: int,
+    arrival: Floats,
+    prompt: Integers,
+    output: Integers,
+    offsets: Integers,
+    request: Integers,
+) -> None:
+    """Serve requests on replica 0 with `concurrency` always in flight; writes each one's arrival time."""
+    replica = sim.replica[0]
+    sent, open_slots = 0, concurrency
+    while True:
+        while sent < len(prompt) and open_slots > 0:
+            arrival[sent] = replica.clock
+            s = _new_slot(
+                sim,
+                request[sent],
+                replica.clock,
+                prompt[sent],
+                output[sent],
+                offsets[sent],
+                offsets[sent + 1] - offsets[sent],
+            )
+            wait_at_end(sim, 0, s)
+            sent += 1
+            open_slots -= 1
+        if replica.running + replica.waiting == 0:
+            break
+        advance(sim, 0, math.inf)
+        open_slots += replica.last_finished

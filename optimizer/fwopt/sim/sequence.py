@@ -1,0 +1,138 @@
+"""The life of one sequence on a replica: admitted, computed chunk by chunk, decoding, preempted, finished."""
+
+from __future__ import annotations
+
+import math
+
+from fwopt.sim.jit import compiled
+from fwopt.sim.kv import find_prefix, publish, reference_found, release, take
+from fwopt.sim.lookup import count_gaps
+from fwopt.sim.queues import drop_end, pop_end, push_end, start_running, stop_running, stop_waiting, wait_at_front
+from fwopt.sim.state import Sim
+
+
+@compiled
+def blocks(tokens: int, size: int) -> int:
+    return (tokens + size - 1) // size
+
+
+@compiled
+def growing(sim: Sim, r: int, ahead: int) -> int:
+    """Decoding sequences that need a new block in the step `ahead` steps from now."""
+    size = sim.limits[0].block_size
+    return sim.phase[r, (-(sim.replica[r].counter + ahead)) % size]
+
+
+@compiled
+def _join(sim: Sim, r: int, s: int) -> None:
+    """Prompt computed, first token sampled: the sequence decodes from now on."""
+    replica, slot = sim.replica[r], sim.slot[s]
+    slot.joined = replica.counter
+    replica.decoding += 1
+    replica.context_sum += slot.target + 1
+    sim.phase[r, (slot.target - replica.counter) % sim.limits[0].block_size] += 1
+    push_end(sim, r, replica.counter + slot.output - slot.generated, s)
+
+
+@compiled
+def _leave(sim: Sim, r: int, s: int) -> int:
+    """Take a sequence out of the decoding batch; returns the tokens whose KV it holds."""
+    replica, slot = sim.replica[r], sim.slot[s]
+    held = slot.target + replica.counter - slot.joined
+    replica.decoding -= 1
+    replica.context_sum -= held + 1
+    sim.phase[r, (slot.target - slot.joined) % sim.limits[0].block_size] -= 1
+    return held
+
+
+@compiled
+def _finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
+    replica, slot = sim.replica[r], sim.slot[s]
+    release(sim, r, s, blocks(held_tokens, sim.limits[0].block_size))
+    stop_running(sim, r, s)
+    replica.last_finished += 1
+    done = sim.done[sim.done_count[0]]
+    sim.done_count[0] += 1
+    done.request, done.replica = slot.request, r
+    done.scheduled, done.first, done.finish = slot.scheduled, slot.first, replica.clock
+    done.hit, done.preempted = slot.hit, slot.preempted
+    sim.free_slots[0] += 1
+    sim.free_slots[sim.free_slots[0]] = s
+
+
+@compiled
+def preempt_last(sim: Sim, r: int) -> None:
+    replica = sim.replica[r]
+    s = replica.run_tail
+    slot = sim.slot[s]
+    if s == replica.partial:
+        replica.partial = -1
+        held = slot.computed
+    else:
+        drop_end(sim, r, s)
+        held = _leave(sim, r, s)
+        slot.generated = held - slot.prompt + 1
+        slot.last = replica.clock
+    release(sim, r, s, blocks(held, sim.limits[0].block_size))
+    stop_running(sim, r, s)
+    slot.target = slot.prompt + slot.generated
+    slot.computed = 0
+    slot.preempted += 1
+    replica.preemptions += 1
+    wait_at_front(sim, r, s)
+
+
+@compiled
+def schedule_chunk(sim: Sim, r: int, s: int, most: int) -> int:
+    """Give sequence s up to `most` prompt tokens of this step; returns how many."""
+    slot, size = sim.slot[s], sim.limits[0].block_size
+    chunk = min(slot.target - slot.computed, most)
+    before = blocks(slot.computed, size)
+    slot.computed += chunk
+    take(sim, r, blocks(slot.computed, size) - before)
+    publish(sim, r, s)
+    return chunk
+
+
+@compiled
+def admit(sim: Sim, r: int, most: int) -> int:
+    """Admit the head of the queue with up to `most` tokens; returns how many it got, 0 if it must wait."""
+    replica, limits = sim.replica[r], sim.limits[0]
+    s = replica.wait_head
+    slot = sim.slot[s]
+    found, tokens, idle = find_prefix(sim, r, s)
+    need = blocks(slot.target, limits.block_size) - tokens // limits.block_size
+    if need + idle > limits.kv_blocks - replica.used:
+        return 0
+    stop_waiting(sim, r)
+    start_running(sim, r, s)
+    reference_found(sim, r, s, found, tokens)
+    slot.computed = tokens
+    if math.isnan(slot.scheduled):
+        slot.scheduled = replica.clock
+        slot.hit = tokens
+    return schedule_chunk(sim, r, s, most)
+
+
+@compiled
+def after_prompt(sim: Sim, r: int, s: int) -> None:
+    """The step that completed the prompt (or the recomputation) has run: one token was sampled."""
+    replica, slot = sim.replica[r], sim.slot[s]
+    if math.isnan(slot.first):
+        slot.first = replica.clock
+    else:
+        count_gaps(sim, replica.clock - slot.last, 1.0)
+    slot.generated += 1
+    if slot.generated >= slot.output:
+        _finish(sim, r, s, slot.target)
+    else:
+        # `generated` counts this token; the context it continues from is `target`
+        _join(sim, r, s)
+
+
+@compiled
+def pop_finished(sim: Sim, r: int) -> None:
+    replica = sim.replica[r]
+    while replica.heap > 0 and sim.heap_key[r, 0] <= replica.counter:
+        s = pop_end(sim, r)
+        _finish(sim, r, s, _leave(sim, r, s))

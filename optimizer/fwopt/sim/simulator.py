@@ -1,0 +1,174 @@
+"""`simulate`: a workload, a candidate's step times and its KV blocks in; one record a request out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwopt.errors import InputError
+from fwopt.metrics.records import FINISHED, REJECTED_CONTEXT, REJECTED_KV, UNFINISHED, Records
+from fwopt.perf.grid import StepGrid
+from fwopt.sim.run import LEAST_REQUESTS, ROUND_ROBIN, drain, run_closed, run_open
+from fwopt.sim.state import MIXED
+from fwopt.sim.tables import GAP_EDGES_S, build, shares_of_time
+from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
+from fwopt.spec.provenance import ProvenanceShares
+from fwopt.workload.columns import Workload
+
+ROUTERS: dict[RouterPolicy, int] = {"round_robin": ROUND_ROBIN, "least_requests": LEAST_REQUESTS}
+
+
+@dataclass(frozen=True, slots=True)
+class SimResult:
+    """What happened, and on what evidence."""
+
+    records: Records
+    provenance: ProvenanceShares
+    host_share: float
+    """Share of busy time in which the GPU waited for the host."""
+    iterations: int
+    peak_kv_blocks: int
+    """Most blocks referenced at once on any replica."""
+    mean_batch: float
+    """Sequences in a step, weighted by time."""
+    busy_share: float
+    """Share of the run in which the average replica had work."""
+    preemptions: int
+    wall_s: float
+    """Time the simulation itself took."""
+
+
+def simulate(
+    workload: Workload,
+    grid: StepGrid,
+    kv_blocks: int,
+    candidate: Candidate,
+    max_context: int,
+    *,
+    policy: int = MIXED,
+    concurrency: int | None = None,
+) -> SimResult:
+    """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
+
+    `kv_blocks` is per replica; `max_context` the longest prompt + output that the server accepts, beyond
+    it a request is rejected at arrival, as the server does. `concurrency` ignores the recorded arrivals and
+    keeps that many requests in flight on one replica (closed loop). Deterministic.
+    """
+    _check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
+    started = time.perf_counter()
+    status = _admissible(workload, candidate.batching.block_size, kv_blocks, max_context)
+    chosen = np.flatnonzero(status == UNFINISHED)
+    sim = build(workload, grid, kv_blocks, candidate, policy, slots=len(chosen), closed=concurrency is not None)
+    offsets, ids_kept = _offsets(workload, chosen, candidate.batching.prefix_caching)
+    sim = sim._replace(ids=ids_kept)
+    columns = (workload.prompt_tokens[chosen].astype(np.int64), workload.output_tokens[chosen].astype(np.int64))
+    arrival = workload.arrival_s[chosen].copy()
+    if concurrency is None:
+        run_open(sim, ROUTERS[candidate.router], arrival, *columns, offsets, chosen, 0)
+        drain(sim)
+    else:
+        run_closed(sim, concurrency, arrival, *columns, offsets, chosen)
+    records = _records(workload, sim, grid, status, chosen, arrival)
+    return _result(sim, grid, records, time.perf_counter() - started)
+
+
+def _check(workload: Workload, batching: Batching, replicas: int, concurrency: int | None) -> None:
+    if len(workload) == 0:
+        raise InputError(f"workload '{workload.name}' has no requests")
+    if batching.max_num_seqs > batching.max_num_batched_tokens:
+        raise InputError(
+            f"max_num_batched_tokens must be at least max_num_seqs (every running sequence needs a token), "
+            f"got {batching.max_num_batched_tokens} < {batching.max_num_seqs}"
+        )
+    if concurrency is not None and (concurrency < 1 or replicas != 1):
+        raise InputError(f"a closed load needs at least 1 in flight on 1 replica, got {concurrency} on {replicas}")
+
+
+def _admissible(workload: Workload, block_size: int, kv_blocks: int, max_context: int) -> NDArray[np.int8]:
+    """Status per request: UNFINISHED where the server accepts it, the reason otherwise.
+
+    A server compares prompt + max_tokens with its context length; where the client sent no max_tokens,
+    the output that the request really had must fit.
+    """
+    total = workload.prompt_tokens.astype(np.int64) + np.maximum(workload.output_tokens, workload.max_tokens)
+    blocks = -(-(workload.prompt_tokens.astype(np.int64) + workload.output_tokens - 1) // block_size)
+    status = np.full(len(workload), UNFINISHED, dtype=np.int8)
+    status[blocks > kv_blocks] = REJECTED_KV
+    status[total > max_context] = REJECTED_CONTEXT
+    return status
+
+
+def _offsets(
+    workload: Workload, chosen: NDArray[np.int64], prefix: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Where each chosen request's prefix ids lie."""
+    if not prefix or workload.block_tokens == 0:
+        return np.zeros(len(chosen) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    if len(chosen) == len(workload):
+        return workload.block_offsets, workload.block_ids
+    counts = np.diff(workload.block_offsets)
+    kept = np.zeros(len(workload), dtype=bool)
+    kept[chosen] = True
+    return np.concatenate(([0], np.cumsum(counts[chosen]))), workload.block_ids[np.repeat(kept, counts)]
+
+
+def _records(
+    workload: Workload,
+    sim: Any,
+    grid: StepGrid,
+    status: NDArray[np.int8],
+    chosen: NDArray[np.int64],
+    arrival: NDArray[np.float64],
+) -> Records:
+    """Completions back into trace order; the API's own delay is added outside the engine loop."""
+    done = sim.done[: sim.done_count[0]]
+    at, n = done["request"], len(workload)
+    times = {name: np.full(n, math.nan) for name in ("scheduled", "first", "finish")}
+    api_s = grid.request_s + workload.prompt_tokens[at] * grid.prompt_token_s
+    for name, column in times.items():
+        column[at] = done[name] + (0.0 if name == "scheduled" else api_s)
+    status = status.copy()
+    status[at] = FINISHED
+    cached = np.zeros(n, dtype=np.int32)
+    replica = np.full(n, -1, dtype=np.int16)
+    preempted = np.zeros(n, dtype=np.int32)
+    cached[at], replica[at], preempted[at] = done["hit"], done["replica"], done["preempted"]
+    arrivals = workload.arrival_s.copy()
+    arrivals[chosen] = arrival
+    return Records(
+        arrival_s=arrivals,
+        scheduled_s=times["scheduled"],
+        first_token_s=times["first"],
+        finish_s=times["finish"],
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        cached_tokens=cached,
+        status=status,
+        replica=replica,
+        preemptions=preempted,
+        itl_edges_s=GAP_EDGES_S,
+        itl_counts=sim.gap_counts,
+    )
+
+
+def _result(sim: Any, grid: StepGrid, records: Records, wall_s: float) -> SimResult:
+    replica = sim.replica
+    busy = float(replica["busy_s"].sum())
+    ended = records.finish_s[records.status == FINISHED]
+    span = float(ended.max() - records.arrival_s.min()) if len(ended) else 0.0
+    return SimResult(
+        records=records,
+        provenance=shares_of_time(sim, grid),
+        host_share=float(replica["host_s"].sum()) / busy if busy else 0.0,
+        iterations=int(replica["steps"].sum()),
+        peak_kv_blocks=int(replica["peak_used"].max()),
+        mean_batch=float(replica["batch_s"].sum()) / busy if busy else 0.0,
+        busy_share=min(1.0, busy / (span * len(replica))) if span else 0.0,
+        preemptions=int(replica["preemptions"].sum()),
+        wall_s=wall_s,
+    )

@@ -1,0 +1,159 @@
+"""Everything the compiled loop reads and writes, as flat arrays.
+
+One record a replica, one record a request in flight (a *slot*), linked by index; -1 ends a list.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+MIXED = 0
+"""vLLM: decodes first, the rest of the token budget goes to prefill chunks in the same step."""
+PREFILL_FIRST = 1
+"""SGLang: a step is either prefill or decode, prefill goes first."""
+
+LIMITS = np.dtype(
+    [
+        ("max_seqs", "i8"),
+        ("budget", "i8"),
+        ("block_size", "i8"),
+        ("kv_blocks", "i8"),
+        ("policy", "i8"),
+        ("closed", "i8"),
+        ("prefix", "i8"),
+        ("lookahead", "i8"),
+        ("chunk_floor", "f8"),
+        ("step_cpu", "f8"),
+        ("sequence_cpu", "f8"),
+        ("serial", "f8"),
+        ("edge0_log", "f8"),
+        ("bins_per_log", "f8"),
+    ]
+)
+
+REPLICA = np.dtype(
+    [
+        ("clock", "f8"),
+        ("decided", "f8"),  # when the next step was put together: later arrivals are not in it
+        ("counter", "i8"),  # decode steps done; every decoding sequence advances by one in each
+        ("decoding", "i8"),
+        ("context_sum", "i8"),  # tokens attended by all decoding sequences in the next step
+        ("running", "i8"),
+        ("run_head", "i8"),
+        ("run_tail", "i8"),
+        ("waiting", "i8"),
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
+        ("partial", "i8"),  # the one sequence whose prompt is half computed, or -1
+        ("heap", "i8"),
+        ("used", "i8"),  # KV blocks referenced by running sequences
+        ("peak_used", "i8"),
+        ("cached", "i8"),  # KV blocks that nobody references but that still hold a reusable prefix, and junk
+        ("lru_head", "i8"),
+        ("lru_tail", "i8"),
+        ("junk_head", "i8"),
+        ("junk_count", "i8"),
+        ("stamp", "i8"),
+        ("last_finished", "i8"),  # requests that ended with the last step
+        ("steps", "i8"),
+        ("busy_s", "f8"),
+        ("batch_s", "f8"),  # sequences in the step x seconds
+        ("host_s", "f8"),  # time the GPU waited for the host
+        ("chunk_floor_s", "f8"),
+        ("preemptions", "i8"),
+    ]
+)
+
+SLOT = np.dtype(
+    [
+        ("request", "i8"),
+        ("arrival", "f8"),
+        ("prompt", "i8"),
+        ("output", "i8"),  # oracle: read only to decide that a sequence has ended
+        ("generated", "i8"),  # tokens produced before the last preemption
+        ("target", "i8"),  # tokens to compute before the next one can be sampled
+        ("computed", "i8"),
+        ("joined", "i8"),  # replica counter when decoding began
+        ("next", "i8"),
+        ("prev", "i8"),
+        ("ids_from", "i8"),
+        ("ids", "i8"),
+        ("sharing", "i8"),  # ids that may still be shared: all, or up to the first one computed twice
+        ("referenced", "i8"),  # leading prefix ids this sequence references
+        ("shared", "i8"),  # KV blocks it holds through them
+        ("scheduled", "f8"),
+        ("first", "f8"),
+        ("last", "f8"),
+        ("hit", "i8"),
+        ("preempted", "i8"),
+    ]
+)
+
+DONE = np.dtype(
+    [
+        ("request", "i8"),
+        ("scheduled", "f8"),
+        ("first", "f8"),
+        ("finish", "f8"),
+        ("hit", "i4"),
+        ("preempted", "i4"),
+        ("replica", "i2"),
+    ]
+)
+
+
+class Sim(NamedTuple):
+    """The arrays of one simulation; R replicas, U distinct prefix ids."""
+
+    limits: NDArray[Any]
+    """(1,) LIMITS"""
+    replica: NDArray[Any]
+    """(R,) REPLICA"""
+    slot: NDArray[Any]
+    free_slots: NDArray[np.int64]
+    """Stack; element 0 holds its height."""
+    done: NDArray[Any]
+    done_count: NDArray[np.int64]
+    """(1,)"""
+    phase: NDArray[np.int64]
+    """(R, block_size) decoding sequences by (tokens at join - counter at join) modulo block size."""
+    heap_key: NDArray[np.int64]
+    """(R, max_seqs) counter value at which a sequence ends, a binary min-heap with heap_slot."""
+    heap_slot: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    """Prefix ids of all requests, back to back."""
+    id_end: NDArray[np.int64]
+    """(U,) tokens up to the end of the block."""
+    id_blocks: NDArray[np.int64]
+    """(U,) KV blocks the id stands for."""
+    id_present: NDArray[np.int8]
+    """(R, U)"""
+    id_refs: NDArray[np.int32]
+    id_prev: NDArray[np.int32]
+    id_next: NDArray[np.int32]
+    id_stamp: NDArray[np.int64]
+    junk_stamp: NDArray[np.int64]
+    """(R, J) ring of freed blocks that hold no reusable prefix, in order of release."""
+    junk_blocks: NDArray[np.int64]
+    token_s: NDArray[np.float64]
+    """(budget + 1,) dense over the tokens of a step, padding included"""
+    sample_s: NDArray[np.float64]
+    """(max_seqs + 1,)"""
+    decode_s: NDArray[np.float64]
+    """(max_seqs + 1, C)"""
+    decode_context: NDArray[np.float64]
+    prefill_length: NDArray[np.float64]
+    prefill_s: NDArray[np.float64]
+    spent_token: NDArray[np.float64]
+    """Seconds spent per entry of token_s, to weigh provenance afterwards; likewise below."""
+    spent_sample: NDArray[np.float64]
+    spent_decode: NDArray[np.float64]
+    spent_prefill: NDArray[np.float64]
+    gap_counts: NDArray[np.float64]
+    """Histogram of inter-token gaps, logarithmic bins."""

@@ -1,0 +1,138 @@
+"""From a candidate's `StepGrid` to the dense arrays of the compiled loop, and back to provenance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwopt.perf.grid import StepGrid
+from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
+from fwopt.spec.candidate import Candidate
+from fwopt.spec.provenance import CODES, ProvenanceShares
+from fwopt.workload.columns import Workload
+
+_GAP_BINS = 1700
+GAP_EDGES_S: NDArray[np.float64] = np.geomspace(1e-5, 1e3, _GAP_BINS + 1)
+"""Inter-token-gap histogram, 10 us to 1,000 s: bins 1.1 % wide."""
+
+
+def _padded_tokens(grid: StepGrid, budget: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(seconds, token count looked up) for steps of 0..budget tokens."""
+    count = np.arange(budget + 1)
+    seconds = np.interp(count, grid.tokens, grid.token_eager_s)
+    if len(grid.capture_sizes):
+        at = np.searchsorted(grid.capture_sizes, count)
+        captured = at < len(grid.capture_sizes)
+        count = np.where(captured, grid.capture_sizes[np.minimum(at, len(grid.capture_sizes) - 1)], count)
+        seconds = np.where(captured, np.interp(count, grid.tokens, grid.token_graph_s), seconds)
+    seconds[0] = 0.0
+    return seconds, count.astype(np.float64)
+
+
+def _decode_rows(grid: StepGrid, most: int) -> NDArray[np.float64]:
+    """decode_s interpolated to every batch size 0..most."""
+    batch = np.arange(most + 1, dtype=np.float64)
+    at = np.clip(np.searchsorted(grid.decode_batch, batch, side="right") - 1, 0, len(grid.decode_batch) - 2)
+    low, high = grid.decode_batch[at], grid.decode_batch[at + 1]
+    weight = np.maximum((batch - low) / (high - low), 0.0)[:, None]
+    return np.ascontiguousarray(grid.decode_s[at] * (1 - weight) + grid.decode_s[at + 1] * weight)
+
+
+def build(
+    workload: Workload, grid: StepGrid, kv_blocks: int, candidate: Candidate, policy: int, *, slots: int, closed: bool
+) -> Sim:
+    """Arrays for `slots` requests in flight at once."""
+    batching, replicas = candidate.batching, candidate.parallelism.replicas
+    most = batching.max_num_seqs
+    prefix = batching.prefix_caching and workload.block_tokens > 0
+    limits = np.zeros(1, dtype=LIMITS)
+    limits[0] = (
+        most,
+        batching.max_num_batched_tokens,
+        batching.block_size,
+        kv_blocks,
+        policy,
+        closed,
+        prefix,
+        grid.async_scheduling,
+        grid.prefill_chunk_floor_s,
+        grid.step_cpu_s,
+        grid.sequence_cpu_s,
+        grid.serial_s,
+        math.log(GAP_EDGES_S[0]),
+        _GAP_BINS / math.log(GAP_EDGES_S[-1] / GAP_EDGES_S[0]),
+    )
+    replica = np.zeros(replicas, dtype=REPLICA)
+    for end in ("run_head", "run_tail", "wait_head", "wait_tail", "partial", "lru_head", "lru_tail"):
+        replica[end] = -1
+    unique = workload.unique_blocks if prefix else 0
+    id_end, id_blocks = _id_lengths(workload, batching.block_size) if prefix else (np.zeros(0, np.int64),) * 2
+    token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
+    junk = kv_blocks + 1 if prefix else 1
+    return Sim(
+        limits=limits,
+        replica=replica,
+        slot=np.zeros(slots, dtype=SLOT),
+        free_slots=np.concatenate(([slots], np.arange(slots)[::-1])).astype(np.int64),
+        done=np.zeros(slots, dtype=DONE),
+        done_count=np.zeros(1, dtype=np.int64),
+        phase=np.zeros((replicas, batching.block_size), dtype=np.int64),
+        heap_key=np.zeros((replicas, most + 1), dtype=np.int64),
+        heap_slot=np.zeros((replicas, most + 1), dtype=np.int64),
+        ids=np.zeros(0, dtype=np.int32),
+        id_end=id_end,
+        id_blocks=id_blocks,
+        id_present=np.zeros((replicas, unique), dtype=np.int8),
+        id_refs=np.zeros((replicas, unique), dtype=np.int32),
+        id_prev=np.full((replicas, unique), -1, dtype=np.int32),
+        id_next=np.full((replicas, unique), -1, dtype=np.int32),
+        id_stamp=np.zeros((replicas, unique), dtype=np.int64),
+        junk_stamp=np.zeros((replicas, junk), dtype=np.int64),
+        junk_blocks=np.zeros((replicas, junk), dtype=np.int64),
+        token_s=token_s,
+        sample_s=np.interp(np.arange(most + 1), grid.sample_batch, grid.sample_s) * (np.arange(most + 1) > 0),
+        decode_s=_decode_rows(grid, most),
+        decode_context=grid.decode_context,
+        prefill_length=grid.prefill_length,
+        prefill_s=grid.prefill_s,
+        spent_token=np.zeros(len(token_s)),
+        spent_sample=np.zeros(most + 1),
+        spent_decode=np.zeros((most + 1, len(grid.decode_context))),
+        spent_prefill=np.zeros(len(grid.prefill_length)),
+        gap_counts=np.zeros(_GAP_BINS),
+    )
+
+
+def _id_lengths(workload: Workload, block_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Per prefix id: tokens up to its end (the last block of a prompt may be short) and KV blocks it stands for."""
+    counts = np.diff(workload.block_offsets)
+    position = np.arange(len(workload.block_ids)) - np.repeat(workload.block_offsets[:-1], counts)
+    end = np.minimum((position + 1) * workload.block_tokens, np.repeat(workload.prompt_tokens, counts))
+    id_end = np.full(workload.unique_blocks, np.iinfo(np.int64).max)
+    np.minimum.at(id_end, workload.block_ids, end)
+    id_start = np.zeros(workload.unique_blocks, dtype=np.int64)
+    id_start[workload.block_ids] = position * workload.block_tokens
+    return id_end, np.maximum(id_end // block_size - id_start // block_size, 0)
+
+
+def _nearest(points: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+    middles = (points[1:] + points[:-1]) / 2
+    return np.searchsorted(middles, values).astype(np.int64)
+
+
+def shares_of_time(sim: Sim, grid: StepGrid) -> ProvenanceShares:
+    """Weigh each table entry's provenance with the time that was spent on it."""
+    _, looked_up = _padded_tokens(grid, len(sim.token_s) - 1)
+    batch = np.arange(len(sim.sample_s), dtype=np.float64)
+    total = sim.spent_token @ grid.token_share[_nearest(grid.tokens, looked_up)]
+    total = total + sim.spent_sample @ grid.sample_share[_nearest(grid.sample_batch, batch)]
+    total = total + sim.spent_prefill @ grid.prefill_share
+    rows: Any = grid.decode_share[_nearest(grid.decode_batch, batch)]
+    total = total + np.einsum("bc,bck->k", sim.spent_decode, rows)
+    whole = float(total.sum())
+    if whole <= 0:
+        return ProvenanceShares()
+    return ProvenanceShares(**{name: float(part) / whole for name, part in zip(CODES, total, strict=True)})

@@ -1,0 +1,118 @@
+"""One deployment that could be: the only thing that is searched, simulated, exported and measured."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from fwopt.spec.base import Frozen
+
+
+class Bf16(Frozen):
+    """Weights and activations in bfloat16."""
+
+    kind: Literal["bf16"] = "bf16"
+
+
+class Fp8(Frozen):
+    """FP8 E4M3 weights and activations."""
+
+    kind: Literal["fp8"] = "fp8"
+    scale: Literal["tensor", "block"] = "tensor"
+    """`tensor`: one scale a tensor; `block`: 128x128 weight blocks, 1x128 activation groups."""
+
+
+class Int8(Frozen):
+    """INT8 weights (per channel) and activations (per token): w8a8."""
+
+    kind: Literal["int8"] = "int8"
+
+
+class W4A16(Frozen):
+    """4-bit integer weights in groups, bf16 activations."""
+
+    kind: Literal["w4a16"] = "w4a16"
+    group_size: PositiveInt = 128
+
+
+class Mxfp4(Frozen):
+    """MXFP4 expert weights (gpt-oss checkpoints), bf16 activations and attention."""
+
+    kind: Literal["mxfp4"] = "mxfp4"
+
+
+Quantization = Annotated[Bf16 | Fp8 | Int8 | W4A16 | Mxfp4, Field(discriminator="kind")]
+KvDtype = Literal["bf16", "fp8"]
+RouterPolicy = Literal["round_robin", "least_requests"]
+
+
+class Parallelism(Frozen):
+    """How one copy of the model is spread, and how many independent copies run.
+
+    GPUs used = tp * pp * dp * replicas.
+    """
+
+    tp: PositiveInt = 1
+    pp: PositiveInt = 1
+    dp: PositiveInt = 1
+    """Attention data-parallel ranks inside one engine (experts sharded over tp*dp when `ep`)."""
+    ep: bool = False
+    """Shard experts over all tp*dp ranks instead of slicing each expert."""
+    replicas: PositiveInt = 1
+    """Independent engine processes behind the router."""
+
+    @property
+    def gpus_per_replica(self) -> int:
+        return self.tp * self.pp * self.dp
+
+    @property
+    def gpus(self) -> int:
+        return self.gpus_per_replica * self.replicas
+
+
+class Batching(Frozen):
+    """The scheduler's limits, in the engine's own terms."""
+
+    max_num_seqs: PositiveInt = 1024
+    max_num_batched_tokens: PositiveInt = 8192
+    block_size: PositiveInt = 16
+    """Tokens in one KV-cache block."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
+    prefix_caching: bool = True
+    chunked_prefill: bool = True
+    max_model_len: PositiveInt | None = None
+    """None: the model's own maximum."""
+
+
+class Candidate(Frozen):
+    """A complete deployment; `id` is the hash of its content."""
+
+    quantization: Quantization = Bf16()
+    kv_dtype: KvDtype = "bf16"
+    parallelism: Parallelism = Parallelism()
+    batching: Batching = Batching()
+    router: RouterPolicy = "least_requests"
+    """How requests are spread over replicas; part of the deployment, so it is exported too."""
+
+    @cached_property
+    def id(self) -> str:
+        return self.content_hash()
+
+    @property
+    def label(self) -> str:
+        """Short human name, for example `fp8 kv-fp8 tp2 x4 seqs256 tok8192`."""
+        q, p, b = self.quantization, self.parallelism, self.batching
+        parts = [f"fp8-{q.scale}" if q.kind == "fp8" and q.scale != "tensor" else q.kind]
+        if self.kv_dtype != "bf16":
+            parts.append(f"kv-{self.kv_dtype}")
+        parts.append(f"tp{p.tp}")
+        parts += [f"pp{p.pp}"] * (p.pp > 1) + [f"dp{p.dp}"] * (p.dp > 1) + ["ep"] * p.ep
+        parts.append(f"x{p.replicas}")
+        parts += [f"seqs{b.max_num_seqs}", f"tok{b.max_num_batched_tokens}"]
+        if b.gpu_memory_utilization != Batching.model_fields["gpu_memory_utilization"].default:
+            parts.append(f"mem{b.gpu_memory_utilization:g}")
+        if not b.prefix_caching:
+            parts.append("no-prefix-cache")
+        return " ".join(parts)

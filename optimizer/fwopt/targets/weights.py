@@ -1,0 +1,151 @@
+"""The matrices of a model: how many parameters, and how many bytes on one GPU when sharded and quantized.
+
+Shapes are (n outputs, k inputs) of the matrices as vLLM fuses and shards them. Norms beyond two a layer, per-head
+norms, attention sinks and router biases are left out: together below 0.01 % of any model here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fwopt.spec.candidate import Bf16, Parallelism, Quantization
+from fwopt.spec.model import Attention, LayerGroup, Mlp, ModelSpec, MoeMlp
+
+VOCAB_PADDING = 64
+"""vLLM pads the rows of embedding and LM head to a multiple of this."""
+_BF16 = 2
+_SINGLE = Parallelism()
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`copies` equal matrices of n x k on one GPU, with `biases` extra bf16 vectors of length n."""
+
+    n: int
+    k: int
+    copies: int = 1
+    biases: int = 0
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def round_up(a: int, b: int) -> int:
+    return ceil_div(a, b) * b
+
+
+def attention_linears(attention: Attention, hidden: int, tp: int, *, stored: bool = False) -> Iterator[Linear]:
+    """One layer's projections on one of `tp` GPUs. `stored`: as in the checkpoint, where keys that double as
+    values are one matrix; vLLM loads them twice."""
+    heads = ceil_div(attention.heads, tp)
+    if attention.kind == "gqa":
+        kv_heads = max(1, attention.kv_heads // tp)
+        kv_tensors = 1 if stored and attention.shared_kv else 2
+        width = attention.head_dim
+        yield Linear((heads + kv_tensors * kv_heads) * width, hidden, biases=int(attention.qkv_bias))
+        yield Linear(hidden, heads * width)
+        return
+    qk = attention.qk_nope_head_dim + attention.qk_rope_head_dim
+    kv_down = attention.kv_lora_rank + attention.qk_rope_head_dim
+    if attention.q_lora_rank is None:
+        yield Linear(heads * qk, hidden)
+        yield Linear(kv_down, hidden)
+    else:
+        yield Linear(attention.q_lora_rank + kv_down, hidden)
+        yield Linear(heads * qk, attention.q_lora_rank)
+    yield Linear(heads * (attention.qk_nope_head_dim + attention.v_head_dim), attention.kv_lora_rank)
+    yield Linear(hidden, heads * attention.v_head_dim)
+
+
+def dense_linears(mlp: Mlp, hidden: int, tp: int) -> Iterator[Linear]:
+    """The dense MLP of a layer: all of it, or the always-on branch beside the experts."""
+    width = mlp.shared_intermediate_size if mlp.kind == "moe" else mlp.intermediate_size
+    if width is not None:
+        gated = mlp.kind == "moe" or mlp.gated
+        shard = ceil_div(width, tp)
+        yield Linear((2 if gated else 1) * shard, hidden)
+        yield Linear(hidden, shard)
+
+
+def expert_shard(mlp: MoeMlp, parallelism: Parallelism) -> tuple[int, int]:
+    """(experts, width of each) on one GPU: whole experts with `ep`, slices of all of them otherwise."""
+    ranks = parallelism.tp * parallelism.dp
+    if parallelism.ep:
+        return ceil_div(mlp.experts, ranks), mlp.expert_intermediate_size
+    return mlp.experts, ceil_div(mlp.expert_intermediate_size, ranks)
+
+
+def expert_linears(mlp: MoeMlp, hidden: int, parallelism: Parallelism, *, mxfp4: bool = False) -> Iterator[Linear]:
+    """Routed experts on one GPU. vLLM's MXFP4 kernels pad experts to 256 hidden x 128 inner and add biases."""
+    experts, width = expert_shard(mlp, parallelism)
+    if mxfp4:
+        hidden, width = round_up(hidden, 256), round_up(width, 128)
+    yield Linear(2 * width, hidden, copies=experts, biases=int(mxfp4))
+    yield Linear(hidden, width, copies=experts, biases=int(mxfp4))
+
+
+def parameter_count(model: ModelSpec) -> int:
+    """Parameters of the language model as published (no multi-token-prediction head, no vision tower)."""
+    hidden = model.hidden_size
+    total = model.vocab_size * hidden * (1 if model.tied_embeddings else 2) + hidden
+    for group in model.layers:
+        linears = [*attention_linears(group.attention, hidden, 1, stored=True), *dense_linears(group.mlp, hidden, 1)]
+        layer = 2 * hidden
+        if group.mlp.kind == "moe":
+            linears += expert_linears(group.mlp, hidden, _SINGLE)
+            layer += group.mlp.experts * hidden
+        total += group.count * (layer + sum(m.copies * m.n * (m.k + m.biases) for m in linears))
+    return total
+
+
+def weight_bytes(model: ModelSpec, quantization: Quantization, parallelism: Parallelism) -> int:
+    """Bytes of weights on the fullest GPU.
+
+    Embeddings, LM head, router and norms stay bf16 in every scheme; MXFP4 quantizes the experts only. With pipeline
+    stages, layers are spread evenly and the fullest stage also holds the embedding or the LM head (both when tied
+    or alone).
+    """
+    layers = sum(g.count * layer_bytes(model, g, quantization, parallelism) for g in model.layers)
+    per_stage = ceil_div(layers * ceil_div(model.layer_count, parallelism.pp), model.layer_count)
+    table = round_up(model.vocab_size, VOCAB_PADDING) // parallelism.tp * model.hidden_size * _BF16
+    tables = 1 if model.tied_embeddings or parallelism.pp > 1 else 2
+    return per_stage + tables * table + model.hidden_size * _BF16
+
+
+def layer_bytes(model: ModelSpec, group: LayerGroup, quantization: Quantization, parallelism: Parallelism) -> int:
+    """Bytes of one layer's weights, scales and biases on one GPU."""
+    hidden, tp = model.hidden_size, parallelism.tp
+    mxfp4 = quantization.kind == "mxfp4"
+    linears = [*attention_linears(group.attention, hidden, tp), *dense_linears(group.mlp, hidden, tp)]
+    total = sum(_linear_bytes(m, Bf16() if mxfp4 else quantization) for m in linears) + 2 * hidden * _BF16
+    attention = group.attention
+    if attention.kind == "mla":
+        # after loading, vLLM keeps the KV up-projection a second time in bf16, split for the absorbed decode path
+        per_head = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim)
+        total += ceil_div(attention.heads, tp) * per_head * _BF16
+    if group.mlp.kind == "moe":
+        total += group.mlp.experts * hidden * _BF16
+        total += sum(
+            _linear_bytes(m, quantization) for m in expert_linears(group.mlp, hidden, parallelism, mxfp4=mxfp4)
+        )
+    return total
+
+
+def _linear_bytes(linear: Linear, quantization: Quantization) -> int:
+    n, k = linear.n, linear.k
+    match quantization.kind:
+        case "bf16":
+            size = n * k * _BF16
+        case "fp8" if quantization.scale == "tensor":
+            size = n * k + 4
+        case "fp8":
+            size = n * k + 4 * ceil_div(n, 128) * ceil_div(k, 128)
+        case "int8":
+            size = n * k + 4 * n
+        case "w4a16":
+            size = n * k // 2 + n * ceil_div(k, quantization.group_size) * _BF16
+        case "mxfp4":
+            size = n * k // 2 + n * ceil_div(k, 32)
+    return linear.copies * (size + linear.biases * n * _BF16)

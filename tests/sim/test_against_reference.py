@@ -1,0 +1,101 @@
+"""The compiled, event-compressed simulator against a plain step-by-step implementation of the same scheduling."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fwopt.metrics.records import FINISHED
+from fwopt.sim import simulate
+from fwopt.spec.candidate import Batching, Candidate, Parallelism
+
+SETTINGS = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+BLOCK = 16
+
+
+@st.composite
+def traffic(draw: st.DrawFn, shared: bool) -> dict:
+    n = draw(st.integers(1, 25))
+    gaps = draw(st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.3, 5.0]), min_size=n, max_size=n))
+    output = draw(st.lists(st.integers(1, 120), min_size=n, max_size=n))
+    if not shared:
+        prompt = draw(st.lists(st.integers(1, 600), min_size=n, max_size=n))
+        return {"arrival": np.cumsum(gaps), "prompt": prompt, "output": output}
+    # chains: a path in a small tree of prefixes, each node one block
+    paths = draw(st.lists(st.lists(st.integers(0, 1), min_size=0, max_size=12), min_size=n, max_size=n))
+    ids: dict[tuple[int, ...], int] = {}
+    chains = [[ids.setdefault(tuple(p[: k + 1]), len(ids)) for k in range(len(p))] for p in paths]
+    tails = draw(st.lists(st.integers(0, 40), min_size=n, max_size=n))
+    prompt = [max(1, len(c) * BLOCK + t) for c, t in zip(chains, tails, strict=True)]
+    return {"arrival": np.cumsum(gaps), "prompt": prompt, "output": output, "chains": chains, "block_tokens": BLOCK}
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> tuple[Batching, int]:
+    seqs = draw(st.sampled_from([1, 2, 7, 64]))
+    tokens = draw(st.sampled_from([64, 100, 512, 8192]))
+    batching = Batching(max_num_seqs=min(seqs, tokens), max_num_batched_tokens=tokens, block_size=BLOCK)
+    return batching, draw(st.sampled_from([46, 60, 100, 4000]))
+
+
+def _compare(result, expected, grid) -> None:
+    records = result.records
+    assert (records.status == FINISHED).all()
+    api = grid.request_s + records.prompt_tokens * grid.prompt_token_s
+    np.testing.assert_allclose(records.scheduled_s, [r.scheduled for r in expected], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(records.first_token_s - api, [r.first for r in expected], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(records.finish_s - api, [r.finish for r in expected], rtol=1e-9, atol=1e-9)
+    assert records.preemptions.tolist() == [r.preempted for r in expected]
+    assert records.cached_tokens.tolist() == [r.hit for r in expected]
+
+
+@SETTINGS
+@given(
+    load=traffic(shared=False),
+    limit=limits(),
+    captured=st.booleans(),
+    ahead=st.booleans(),
+    host=st.sampled_from([0.0, 1e-3, 2e-3]),
+)
+def test_same_history_without_prefixes(load, limit, captured, ahead, host, make_workload, make_grid, reference):
+    batching, blocks = limit
+    workload, grid = make_workload(**load), make_grid(captured=captured, host=host, lookahead=ahead)
+    result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
+    _compare(result, reference(workload, grid, blocks, batching, prefix=False), grid)
+
+
+@SETTINGS
+@given(load=traffic(shared=True), limit=limits())
+def test_same_history_with_a_prefix_cache(load, limit, make_workload, make_grid, reference):
+    batching, blocks = limit
+    workload, grid = make_workload(**load), make_grid()
+    result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
+    _compare(result, reference(workload, grid, blocks, batching, prefix=True), grid)
+
+
+def test_preemption_is_exercised(make_workload, make_grid, reference):
+    """The properties above mean little unless blocks really run out somewhere."""
+    workload = make_workload([0.0] * 12, [100] * 12, [110] * 12)
+    batching = Batching(max_num_seqs=64, max_num_batched_tokens=512, block_size=BLOCK)
+    grid = make_grid()
+    result = simulate(workload, grid, 46, Candidate(batching=batching), 1 << 20)
+    assert result.preemptions > 0
+    _compare(result, reference(workload, grid, 46, batching, prefix=False), grid)
+
+
+def test_replicas_are_independent_copies(make_workload, make_grid):
+    """Round robin over two replicas equals two single replicas with every other request."""
+    n = 60
+    arrival = np.cumsum(np.tile([0.0, 0.01, 0.1], n // 3))
+    prompt, output = np.arange(n) * 7 % 500 + 1, np.arange(n) * 13 % 90 + 1
+    batching = Batching(max_num_seqs=8, max_num_batched_tokens=512)
+    grid = make_grid()
+    pair = Candidate(batching=batching, parallelism=Parallelism(replicas=2), router="round_robin")
+    both = simulate(make_workload(arrival, prompt, output), grid, 100, pair, 1 << 20).records
+    for k in range(2):
+        alone = make_workload(arrival[k::2], prompt[k::2], output[k::2])
+        one = simulate(alone, grid, 100, Candidate(batching=batching), 1 << 20).records
+        np.testing.assert_allclose(both.finish_s[k::2], one.finish_s, rtol=1e-12)
