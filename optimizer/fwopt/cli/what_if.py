@@ -1,0 +1,95 @@
+"""One given deployment, resolved and ready to be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from fwopt.errors import InputError, NothingFitsError, UnknownNameError
+
+if TYPE_CHECKING:
+    from fwopt.search.simulating import SimulatingEvaluator
+    from fwopt.sim import SimResult
+    from fwopt.spec.candidate import Candidate
+    from fwopt.spec.outcome import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """A candidate on a workload, with everything that had to be assumed said in `notes`."""
+
+    candidate: Candidate
+    evaluator: SimulatingEvaluator
+    kv_blocks: int
+    notes: tuple[str, ...]
+
+    def run(self) -> tuple[SimResult, Evaluation]:
+        result = self.evaluator.replay(self.candidate, self.kv_blocks, 1.0)
+        return result, self.evaluator.judge(self.candidate, result, self.kv_blocks, 1.0)
+
+
+def prepare_what_if(
+    trace: Path,
+    *,
+    config: Path | None,
+    model: str | None,
+    hardware: str | None,
+    replicas: int | None,
+    router: str | None,
+    rate_scale: float,
+    slos: Sequence[str],
+    price: float | None,
+    format: str | None,
+    skip_bad: bool,
+    only_model: str | None,
+    profiles: Path | None,
+) -> WhatIf:
+    """Resolve trace, model, hardware and candidate; refuse what would not start, with need and have."""
+    from fwopt.deploy import vllm_config
+    from fwopt.perf.cost import CostModel
+    from fwopt.perf.store import load_profile
+    from fwopt.search.job import engine_defaults, resolve_model
+    from fwopt.search.settings import Settings, parse_engine
+    from fwopt.search.simulating import SimulatingEvaluator
+    from fwopt.search.traffic import load_traffic
+    from fwopt.spec.candidate import Candidate, Parallelism, RouterPolicy
+    from fwopt.spec.objective import Objective, Slo
+    from fwopt.spec.outcome import Rejected
+    from fwopt.targets import load_hardware
+    from fwopt.targets.quantization import native_quantization
+
+    objective = Objective(slos=tuple(Slo.parse(text) for text in slos))
+    if router is not None and router not in get_args(RouterPolicy):
+        raise UnknownNameError("router policy", router, get_args(RouterPolicy))
+    read = vllm_config.read(config, replicas=replicas) if config is not None else None
+    traffic = load_traffic(trace, format=format, skip_bad=skip_bad, only_model=only_model, rate_scale=rate_scale)
+    settings = Settings(model=model or (read.model if read is not None else None))
+    spec, recorded = resolve_model(settings, traffic)
+    gpus = load_hardware(hardware, price)
+    engine = parse_engine(settings.engine)
+    if read is not None:
+        candidate = read.for_model(spec)
+    else:
+        candidate = Candidate(
+            quantization=native_quantization(spec),
+            parallelism=Parallelism(replicas=replicas or 1),
+            batching=engine_defaults(gpus.device),
+        )
+    if router is not None:
+        candidate = candidate.model_copy(update={"router": router})
+    if candidate.parallelism.gpus > gpus.count:
+        raise InputError(
+            f"the deployment needs {candidate.parallelism.gpus} GPUs, --hardware gives {gpus.count}; "
+            f"for example --hardware {gpus.device.name}:{candidate.parallelism.gpus}"
+        )
+    profile = load_profile(gpus.device, engine, profiles)
+    evaluator = SimulatingEvaluator(traffic.workload, CostModel(spec, gpus.device, engine, profile), gpus, objective)
+    fit = evaluator.capacity(candidate)
+    if isinstance(fit, Rejected):
+        amounts = f": needs {fit.need:,.0f}, has {fit.have:,.0f} {fit.unit}" if fit.need and fit.have else ""
+        raise NothingFitsError(f"{spec.name} does not start like this: {fit.reason}{amounts}")
+    notes = [*traffic.notes, *([recorded] if recorded else []), *([profile.note] if profile.note else [])]
+    notes += read.notes if read is not None else ()
+    return WhatIf(candidate, evaluator, fit.blocks, tuple(notes))

@@ -1,0 +1,97 @@
+"""`fwopt inspect`, `convert` and `schema` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fwopt.cli.convert import convert
+from fwopt.cli.inspect import inspect
+from fwopt.cli.schema import SCHEMAS, json_schema, schema
+from fwopt.errors import InputError, UnknownNameError
+from fwopt.paths import data_folder
+
+ROOT = Path(__file__).parents[2]
+MOONCAKE = data_folder("workloads") / "mooncake-conversation.jsonl.gz"
+app = typer.Typer()
+for verb in (inspect, convert, schema):
+    app.command()(verb)
+
+
+def run(*arguments: object, columns: int = 80):
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_inspect_fits_the_terminal_and_says_what_matters(columns: int) -> None:
+    text = run("inspect", MOONCAKE, columns=columns).stdout
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
+    flat = " ".join(text.split())
+    for words in (
+        "12,031 requests in 58 min 57 s",
+        "37.4 %",
+        "a TTFT tail may be the tick, not the server",
+        "ticks of 3 s",
+    ):
+        assert words in flat
+
+
+def test_inspect_json_follows_its_schema() -> None:
+    found = json.loads(run("inspect", MOONCAKE, "--json").stdout)
+    jsonschema.validate(found, json_schema("inspection"))
+    assert found["statistics"]["requests"] == 12_031
+
+
+def test_inspect_reports_what_it_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    good = '{"arrival_s": 1, "prompt_tokens": 5, "output_tokens": 2}\n'
+    file.write_text(good + good.replace("5", "-5") + good)
+    with pytest.raises(InputError, match=r"t\.jsonl:2: prompt_tokens: must be a whole number"):
+        run("inspect", file)
+    text = run("inspect", file, "--skip-bad").stdout
+    assert "left out 1 bad of 3 lines" in text
+    assert "2 requests" in text
+
+
+def test_convert_writes_once_and_says_what(tmp_path: Path) -> None:
+    out = tmp_path / "own.jsonl.zst"
+    result = run("convert", MOONCAKE, out)
+    assert "12,031 requests from mooncake" in result.stdout
+    digest = result.stdout.split()[-1]
+    assert json.loads(run("inspect", out, "--json").stdout)["statistics"]["digest"] == digest
+    with pytest.raises(InputError, match="--force"):
+        run("convert", MOONCAKE, out)
+    run("convert", MOONCAKE, out, "--force")
+
+
+def test_convert_leaves_nothing_when_the_trace_is_bad(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"arrival_s": 1, "prompt_tokens": 5, "output_tokens": -2}\n')
+    with pytest.raises(InputError):
+        run("convert", bad, tmp_path / "out.jsonl")
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_valid(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(run("schema", name).stdout))
+
+
+@pytest.mark.parametrize("name", ["workload", "workload-header", "inspection"])
+def test_published_schema_is_the_current_one(name: str) -> None:
+    published = ROOT / "docs" / "schemas" / f"{name}.schema.json"
+    assert json.loads(published.read_text()) == json_schema(name), f"run: fwopt schema {name} > {published}"
+
+
+def test_schema_lists_and_suggests() -> None:
+    assert "workload-header" in run("schema").stdout
+    with pytest.raises(UnknownNameError, match="workload"):
+        run("schema", "worklod")
