@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install
 	$(BIN)/fwopt tune workloads/azure-2023-conv.csv.gz --rate-scale 16 --model Qwen/Qwen3-8B --hardware h200:8 \
-	  --slo 'ttft:p99<2s' --slo 'tpot:p95<50ms' --minimize cost --run reports/demo --force
+	  --slo 'ttft:p99<2s' --slo 'tpot:p95<50ms' --minimize cost --out reports/demo --force
 
 lint: install
 	$(BIN)/ruff check .

@@ -74,6 +74,7 @@ def test_expert_parallel_is_stated_for_mixtures_of_experts_only(make_plan):
         (Fp8(scale="block"), "fp8_block", None),
         (Mxfp4(), "mxfp4", None),
         (W4A16(), "int4_group", None),
+        (Int8(), "int8_channel", None),
     ],
 )
 def test_weights_that_vllm_loads_as_they_are(make_plan, quantization, stored, key):

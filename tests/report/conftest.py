@@ -231,8 +231,11 @@ class Sample:
                     count=340,
                     example="bf16 tp1 x5",
                 ),
+                RejectedCount(
+                    rung="simulation", reason="misses tpot:p95<50ms", count=11, example="bf16 tp1 x1: tpot 98.0 ms"
+                ),
             ),
-            "evaluated": 73,
+            "evaluated": 72,
             "notes": (
                 "Quality figures are literature medians, not measured on this model.",
                 "The trace's clock ticks every 1 s: TTFT tails below that may be the tick, not the server.",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fwopt.errors import UnmeasuredError
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
@@ -85,9 +84,11 @@ class KvLayout:
 def kv_capacity(
     model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec
 ) -> KvCapacity | Rejected:
-    """Blocks that vLLM would allocate, or why it would not start."""
-    if engine.name != "vllm":
-        raise UnmeasuredError(f"KV-cache capacity is modelled for vllm only, not for {engine.name}")
+    """Blocks that the engine would allocate, or why it would not start.
+
+    SGLang's `mem_fraction_static` (here `gpu_memory_utilization`) covers weights and KV cache alone: activations and
+    CUDA graphs live in the rest.
+    """
     parallelism, batching = candidate.parallelism, candidate.batching
     broken = valid_parallelism(model, candidate.quantization, parallelism)
     if broken is not None:
@@ -100,8 +101,9 @@ def kv_capacity(
             candidate, "gpu_memory_utilization leaves no room for the CUDA context and NCCL", requested, free
         )
     weights = weight_bytes(model, candidate.quantization, parallelism)
-    activation = activation_bytes(model, candidate)
-    graphs = graph_bytes(model, device, candidate, engine)
+    vllm = engine.name == "vllm"
+    activation = activation_bytes(model, candidate) if vllm else 0
+    graphs = graph_bytes(model, device, candidate, engine) if vllm else 0
     used = weights + activation + graphs + NON_TORCH_BYTES[many]
     layout = kv_layout(model, candidate.kv_dtype, parallelism)
     pool = requested - used

@@ -125,7 +125,8 @@ class Trial(Frozen):
 
     number: int
     candidate: Candidate
-    role: Literal["baseline", "search", "capacity"] = "search"
+    role: Literal["baseline", "search", "capacity", "nearest"] = "search"
+    """`nearest`: simulated although the roofline rejects it, only to say how near the best comes when nothing fits."""
     rate_scale: float = 1.0
     """Multiple of the workload's arrival rate at which this was evaluated; other than 1 for `capacity` only."""
     outcome: Outcome

@@ -1,0 +1,73 @@
+"""`fwopt tune`: a trace in; a deployment, its config files and the evidence out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fwopt.cli import options as o
+from fwopt.errors import InputError, NothingFitsError
+
+_RUN = "Run"
+
+
+def tune(
+    context: typer.Context,
+    trace: Annotated[Path | None, typer.Argument(help="Recorded requests; see docs/workloads.md.")] = None,
+    model: o.Model = None,
+    hardware: o.Hardware = None,
+    price: o.Price = None,
+    engine: o.Engine = None,
+    profiles: o.Profiles = None,
+    slo: o.Slos = None,
+    minimize: o.Minimize = None,
+    maximize: o.Maximize = None,
+    max_quality_drop: o.QualityDrop = None,
+    allow_unmeasured: Annotated[
+        bool, typer.Option(help="Let assumed operator times decide.", rich_help_panel="Objective")
+    ] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="vLLM config in use today. [default: vLLM's defaults]", rich_help_panel="Objective"),
+    ] = None,
+    rate_scale: o.RateScale = None,
+    only_model: o.OnlyModel = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = False,
+    config: o.ConfigFile = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Simulations before the capacity search.", rich_help_panel=_RUN)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds, capacity search included.", rich_help_panel=_RUN)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same bytes.", rich_help_panel=_RUN)] = None,
+    workers: o.Workers = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: reports/NAME]", rich_help_panel=_RUN)] = None,
+    force: Annotated[bool, typer.Option(help="Replace the run in that folder.", rich_help_panel=_RUN)] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run, from its own inputs.", rich_help_panel=_RUN)
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Find the deployment that serves a recorded trace best, and write its config files and report.
+
+    Example: fwopt tune workload.jsonl --model Qwen/Qwen3-8B --hardware h200:8 --slo 'ttft:p99<2s' --minimize cost
+    """
+    from fwopt.cli import tuning
+
+    given = {name: value for name, value in context.params.items() if value not in (None, False, [], ())}
+    if resume is not None:
+        job, folder, timeout = tuning.resume(resume, trace, given)
+    else:
+        if trace is None:
+            raise InputError("name a trace, for example: fwopt tune workload.jsonl --model Qwen/Qwen3-8B")
+        job, folder, timeout = tuning.start(trace, given)
+    plan, written = tuning.run(job, folder, workers=workers, timeout_s=timeout)
+    tuning.show(plan, folder, written, as_json=json)
+    if plan.chosen is None and plan.status == "infeasible":
+        raise NothingFitsError(tuning.why_nothing(plan))
+    if plan.status == "interrupted":
+        raise typer.Exit(130)

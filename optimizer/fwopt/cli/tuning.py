@@ -1,0 +1,166 @@
+"""What `fwopt tune` does, step by step: resolve, search, write, show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fwopt.cli.live import Display
+from fwopt.errors import InputError
+from fwopt.search.job import Job, prepare, reopen, resolve_model
+from fwopt.search.log import TrialLog
+from fwopt.search.progress import Progress
+from fwopt.search.run import run_job
+from fwopt.search.run_folder import RunFolder
+from fwopt.search.settings import Settings, load_settings, parse_engine, parse_settings
+from fwopt.search.stopping import Stopper
+from fwopt.search.traffic import load_traffic
+from fwopt.spec.candidate import Candidate
+from fwopt.spec.model import ModelSpec
+from fwopt.spec.plan import Plan
+
+RESUMABLE = {"trace", "resume", "trials", "timeout", "workers", "json", "profiles"}
+"""Flags that may accompany --resume; everything else comes from the run."""
+
+
+def merged(settings: Settings, given: dict[str, Any]) -> Settings:
+    """Flags over the file. Limits and goals given on the command line replace the file's."""
+    content = settings.model_dump(mode="json")
+    for name in ("model", "hardware", "price", "engine", "rate_scale", "only_model", "trials", "seed"):
+        if name in given:
+            content[name] = given[name]
+    if "timeout" in given:
+        content["timeout_s"] = given["timeout"]
+    if "allow_unmeasured" in given:
+        content["allow_unmeasured"] = True
+    if "baseline" in given:
+        content["baseline"] = str(given["baseline"])
+    objective = content["objective"]
+    if "slo" in given:
+        objective["slos"] = list(given["slo"])
+    if "minimize" in given or "maximize" in given:
+        objective["minimize"], objective["maximize"] = list(given.get("minimize", ())), list(given.get("maximize", ()))
+    if "max_quality_drop" in given:
+        objective["max_quality_drop"] = given["max_quality_drop"]
+    return parse_settings(content, "command line")
+
+
+def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | None]:
+    """A new run, and its time limit: everything is resolved and checked before the folder is touched."""
+    settings = merged(load_settings(given.get("config")), given)
+    force, out = "force" in given, given.get("out")
+    RunFolder.check_free(out or Path("reports"), force=force, parent=out is None)
+    traffic = load_traffic(
+        trace,
+        format=given.get("format"),
+        skip_bad="skip_bad" in given,
+        only_model=settings.only_model,
+        rate_scale=settings.rate_scale,
+    )
+    model, note = resolve_model(settings, traffic)
+    baseline, notes = _baseline(settings, model)
+    job = prepare(
+        trace,
+        settings,
+        traffic,
+        model,
+        format=given.get("format"),
+        skip_bad="skip_bad" in given,
+        profiles=given.get("profiles"),
+        baseline=baseline,
+        notes=(*((note,) if note else ()), *notes),
+    )
+    return job, RunFolder.create(out or _default_folder(job), job.inputs, force=force), settings.timeout_s
+
+
+def _baseline(settings: Settings, model: ModelSpec) -> tuple[Candidate | None, list[str]]:
+    """The user's current configuration, and what of it fwopt does not model."""
+    if settings.baseline is None:
+        return None, []
+    from fwopt.deploy.vllm_config import read
+
+    config = read(settings.baseline, engine=parse_engine(settings.engine))
+    notes = [f"baseline: {note}" for note in config.notes]
+    if config.model is not None and config.model != model.name:
+        notes.append(f"the baseline's file names the model {config.model}; it is evaluated with {model.name}")
+    return config.for_model(model), notes
+
+
+def _default_folder(job: Job) -> Path:
+    """`reports/azure-qwen3-8b-h200x8`, numbered if taken."""
+    inputs = job.inputs
+    parts = [job.traffic.workload.name, inputs.model.name.rpartition("/")[2]]
+    text = "-".join([*parts, f"{inputs.hardware.device.name}x{inputs.hardware.count}"])
+    base = Path("reports") / re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def resume(run: Path, trace: Path | None, given: dict[str, Any]) -> tuple[Job, RunFolder, float | None]:
+    other = sorted(set(given) - RESUMABLE)
+    if other:
+        flags = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise InputError(f"--resume takes its inputs from the run: leave out {flags}, or start a new run")
+    folder, inputs = RunFolder.open(run)
+    if "trials" in given:
+        inputs = inputs.model_copy(update={"trials": given["trials"]})
+    job = reopen(inputs, trace=trace, profiles=given.get("profiles"), folder=run)
+    folder.write_inputs(inputs)
+    return job, folder, given.get("timeout")
+
+
+def run(job: Job, folder: RunFolder, *, workers: int | None, timeout_s: float | None) -> tuple[Plan, list[Path]]:
+    """Search, then write plan, deployment files and reports."""
+    from fwopt import deploy, report
+
+    stopper = Stopper(timeout_s)
+    display = Display(Progress(job.inputs.trials, job.inputs.allow_unmeasured), stopper)
+    log: TrialLog = folder.log()
+    with stopper.on_interrupt(), display.shown():
+        plan = run_job(job, log, workers=workers, stopper=stopper, on_trial=display.on_trial, on_phase=display.on_phase)
+    folder.write_plan(plan)
+    written = [*report.write(plan, log.trials, folder.path), *deploy.write(plan, folder.path / "deploy")]
+    return plan, [folder.plan_path, *written]
+
+
+def show(plan: Plan, folder: RunFolder, written: Sequence[Path], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(plan.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from fwopt.report.terminal import render
+
+    render(plan, folder.log().trials, Console(highlight=False), files=written)
+
+
+def why_nothing(plan: Plan) -> str:
+    """One line: the nearest miss, and what would have to give."""
+    if plan.nearest_miss is None:
+        reasons = "; ".join(f"{r.reason} ({r.count})" for r in plan.rejected[:3])
+        example = f", for example {plan.rejected[0].example}" if plan.rejected else ""
+        return f"no deployment of {plan.model.name} can run: {reasons}{example}"
+    what = next(
+        (
+            note
+            for note in plan.notes
+            if note.startswith(("to make", "no deployment", plan.nearest_miss.candidate.label))
+        ),
+        "",
+    )
+    missed = [r for r in plan.nearest_miss.evaluation.slos if not r.met]
+    found = ", ".join(f"{r.slo} (found {_shown(r.value_s)})" for r in missed)
+    return f"nothing keeps {found or 'the objective'}; nearest: {plan.nearest_miss.candidate.label}; {what}"
+
+
+def _shown(value_s: float | None) -> str:
+    from fwopt.search.notes import seconds
+
+    return seconds(value_s)

@@ -1,0 +1,75 @@
+"""What vLLM calls things: the vocabulary that the exporter and the reader share (0.24 to 0.33 where the same)."""
+
+from __future__ import annotations
+
+from fwopt.errors import InputError
+from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8, Mxfp4, Quantization
+from fwopt.spec.model import ModelSpec
+from fwopt.targets.quantization import native_quantization
+
+NEEDS_MODEL = "CONVERTED-CHECKPOINT-REQUIRED"
+"""Stands where the path of a converted checkpoint must be put; no such model exists, so vLLM refuses it."""
+
+ON_LOAD: dict[str, Quantization] = {
+    "fp8_per_tensor": Fp8(scale="tensor"),
+    "fp8_per_block": Fp8(scale="block"),
+}
+"""`--quantization` names that vLLM applies itself while loading a bf16 checkpoint (0.24 and later)."""
+
+CONVERTED = "compressed-tensors"
+"""The format of converted checkpoints. Stated in the file, so that vLLM refuses a checkpoint that is not one."""
+
+ALIASES: dict[str, Quantization] = {
+    **ON_LOAD,
+    "fp8": Fp8(scale="tensor"),
+    "mxfp4": Mxfp4(),
+    "gpt_oss_mxfp4": Mxfp4(),
+}
+"""What a `--quantization` name means where the name alone decides; `fp8` follows a checkpoint that is fp8 already."""
+
+STORED_ONLY = frozenset(
+    (CONVERTED, "awq", "auto_awq", "awq_marlin", "gptq", "auto_gptq", "gptq_marlin", "modelopt", "fbgemm_fp8", "quark")
+)
+"""Names that say how a checkpoint is packed; which scheme it is stands in the checkpoint's own config.json."""
+
+KV_DTYPES = {"bfloat16": "bf16", "auto": "bf16", "fp8": "fp8", "fp8_e4m3": "fp8"}
+"""`--kv-cache-dtype` -> fwopt. Exports say `bfloat16`: `auto` means fp8 where a checkpoint's own config asks for it."""
+
+
+def weights_name(quantization: Quantization) -> str:
+    """How a scheme is written in a `# fwopt: weights=` line."""
+    if quantization.kind == "fp8":
+        return "fp8" if quantization.scale == "tensor" else "fp8-block"
+    return f"w4a16-g{quantization.group_size}" if quantization.kind == "w4a16" else quantization.kind
+
+
+def parse_weights(text: str) -> Quantization | None:
+    """Inverse of `weights_name`; None for a name that it never writes."""
+    group = text.removeprefix("w4a16-g")
+    if text.startswith("w4a16-g") and group.isdecimal() and int(group) > 0:
+        return W4A16(group_size=int(group))
+    known: tuple[Quantization, ...] = (Bf16(), Fp8(), Fp8(scale="block"), Int8(), Mxfp4())
+    return next((q for q in known if weights_name(q) == text), None)
+
+
+def _as_stored(quantization: Quantization, model: ModelSpec) -> bool:
+    """Whether the published weights are what was searched (4-bit: in any group size)."""
+    native = native_quantization(model)
+    return native == quantization or native.kind == quantization.kind == "w4a16"
+
+
+def engine_quantization(quantization: Quantization, model: ModelSpec, converted: bool) -> str | None:
+    """Value of vLLM's `quantization` key; None: nothing to say, the checkpoint already is what was searched."""
+    stored = model.checkpoint_quantization
+    if converted or (stored is None and quantization.kind in ("int8", "w4a16")):
+        return CONVERTED
+    if _as_stored(quantization, model):
+        return None
+    if stored is None:
+        for name, scheme in ON_LOAD.items():
+            if scheme == quantization:
+                return name
+    raise InputError(
+        f"vLLM cannot serve {model.name} as {weights_name(quantization)}: its checkpoint is stored as "
+        f"{stored or 'bf16'}; convert it first and tune on the converted model"
+    )

@@ -1,0 +1,252 @@
+"""A candidate's step times: operators summed over layers, as the tables the simulator reads.
+
+`CostModel` is built once per model, device, engine and profile. What a candidate changes is cached by what it depends
+on: scheduler limits change the captured sizes only, so a search over them costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fwopt.errors import UnmeasuredError
+from fwopt.perf import capture, shapes
+from fwopt.perf.grid import Floats, StepGrid
+from fwopt.perf.operators import attention, moe
+from fwopt.perf.operators.collective import CollectiveTable
+from fwopt.perf.operators.gemm import GemmTable
+from fwopt.perf.operators.mla import MlaTables, open_mla
+from fwopt.perf.priors import Overheads, Priors, load_overheads, load_priors
+from fwopt.perf.store import Profile
+from fwopt.perf.timed import Timed
+from fwopt.spec.candidate import Candidate, Parallelism, Quantization
+from fwopt.spec.engine import EngineSpec
+from fwopt.spec.hardware import DeviceSpec
+from fwopt.spec.model import GroupedQueryAttention, LayerGroup, ModelSpec
+from fwopt.spec.provenance import BOUND
+
+LARGEST_STEP_TOKENS = 131072
+"""Token budgets beyond this are refused."""
+
+
+def _token_axis(rows: Floats) -> Floats:
+    """Every batch size an engine may capture, the measured rows beyond, and points to keep lines straight."""
+    small = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)]
+    return np.unique([*small, *rows[rows > 512], 640, 6144, 12288, 24576, 49152, 65536, LARGEST_STEP_TOKENS])
+
+
+def _length_axis(longest: int) -> Floats:
+    """Dense enough that a chord of the quadratic A(L) is within about 1 % of it."""
+    marks = [
+        *(0, 1, 16, 32, 64, 96, 128, 192, 256, 384),
+        *range(512, 4096, 256),
+        *range(4096, 16384, 512),
+        *range(16384, 65536, 1024),
+        *range(65536, 262144, 4096),
+        *range(262144, 1048577, 16384),
+    ]
+    inside = [float(mark) for mark in marks if mark < longest]
+    return np.asarray([*inside, float(longest)])
+
+
+_DECODE_BATCH = np.asarray([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048.0])
+
+
+def _context_axis(longest: int) -> Floats:
+    marks = [2.0**i * half for i in range(1, 21) for half in (1, 1.5)]
+    return np.unique([1.0, *(m for m in marks if 16 <= m < longest), float(longest)])
+
+
+class CostModel:
+    """Step times of one model on one device type under one engine."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        device: DeviceSpec,
+        engine: EngineSpec,
+        profile: Profile,
+        overheads: Overheads | None = None,
+        priors: Priors | None = None,
+    ) -> None:
+        self.model, self.device, self.engine, self.profile = model, device, engine, profile
+        self.overheads = overheads or load_overheads(engine.name)
+        self.priors = priors or load_priors()
+        self._cache: dict[tuple[Any, ...], Any] = {}
+        self._lock = threading.RLock()
+        self.tokens = _token_axis(self._gemm.rows)
+        self.lengths = _length_axis(model.max_context_tokens)
+        self.contexts = _context_axis(model.max_context_tokens)
+        self.batches = _DECODE_BATCH
+
+    def grid(self, candidate: Candidate) -> StepGrid:
+        """Step times of `candidate`; UnmeasuredError where nothing measured or stated covers it."""
+        p, b, q = candidate.parallelism, candidate.batching, candidate.quantization
+        if p.pp > 1:
+            raise UnmeasuredError(f"pipeline parallelism is not modelled (pp={p.pp}); use tp")
+        if b.max_num_batched_tokens > LARGEST_STEP_TOKENS:
+            raise UnmeasuredError(f"token budgets beyond {LARGEST_STEP_TOKENS} are not modelled")
+        kv = candidate.kv_dtype
+        graph, eager = self._once(("token", q, p.tp, p.dp, p.ep, kv), lambda: self._token(q, p, kv))
+        decode, prefill, floor_s = self._once(("attention", q, p.tp, kv), lambda: self._attention(q, p, kv))
+        sample = self._once(("sample", p.tp), lambda: self._sample(p.tp))
+        o = self.overheads
+        return StepGrid(
+            tokens=self.tokens,
+            token_graph_s=graph.seconds,
+            token_eager_s=eager.seconds,
+            token_share=graph.share,
+            capture_sizes=capture.capture_sizes(self.engine.name, b, o.max_captured_tokens),
+            decode_batch=self.batches,
+            decode_context=self.contexts,
+            decode_s=decode.seconds,
+            decode_share=decode.share,
+            prefill_length=self.lengths,
+            prefill_s=prefill.seconds,
+            prefill_share=prefill.share,
+            sample_batch=self.batches,
+            sample_s=sample.seconds,
+            sample_share=sample.share,
+            prefill_chunk_floor_s=floor_s,
+            step_cpu_s=o.step_cpu_s,
+            sequence_cpu_s=o.sequence_cpu_s,
+            serial_s=o.serial_s,
+            request_s=o.request_s,
+            prompt_token_s=o.prompt_token_s,
+        )
+
+    def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = build()
+            return self._cache[key]
+
+    # Operator tables, shared by every model on the profile.
+
+    def _table(self, operator: str, build: Callable[[], Any]) -> Any:
+        return self.profile.built((operator, self.device, self.priors.version), build)
+
+    @property
+    def _gemm(self) -> GemmTable:
+        rules = self.priors.substitutes.dense
+        table: GemmTable = self._table("gemm", lambda: GemmTable(self.profile.columns("gemm"), self.device, rules))
+        return table
+
+    @property
+    def _mla(self) -> MlaTables:
+        table: MlaTables = self._table("mla", lambda: open_mla(self.profile, self.device, self._gemm))
+        return table
+
+    def _communicate(self, kind: str, gpus: int, elements: Floats) -> Timed:
+        operator, column = ("all_reduce", "mode") if kind in ("graph", "eager") else ("collective", "op")
+        if gpus == 1:
+            return Timed.zero(elements.shape)
+        table: CollectiveTable = self._table(operator, lambda: CollectiveTable(self.profile.columns(operator), column))
+        return table.time(kind, gpus, elements)
+
+    # What depends on the step's tokens.
+
+    def _token(self, q: Quantization, p: Parallelism, kv: str) -> tuple[Timed, Timed]:
+        tokens, hidden = self.tokens, self.model.hidden_size
+        total, kernels = self._elementwise(2 * 2.0 * hidden), 1
+        for group in self.model.layers:
+            layer = shapes.layer(self.model, group, q, p)
+            total += self._layer(layer) * group.count
+            kernels += layer.kernels * group.count
+            if group.attention.kind == "mla":
+                heads = shapes.local_heads(group.attention.heads, p.tp)
+                dtype = shapes.scheme(q).attention
+                total += self._mla.token(group.attention, hidden, heads, dtype, kv, tokens) * group.count
+                kernels += 10 * group.count
+            if layer.experts and p.dp > 1:
+                total += self._exchange(p) * group.count
+        total += Timed.of(np.full(len(tokens), kernels * self.overheads.kernel_gap_s), BOUND)
+        reductions = 2 * self.model.layer_count + 1
+        graph = total + self._communicate("graph", p.tp, tokens * hidden) * reductions
+        eager = total + self._communicate("eager", p.tp, tokens * hidden) * reductions
+        return graph, eager.at_least(kernels * self.overheads.launch_s, BOUND)
+
+    def _layer(self, layer: shapes.Layer) -> Timed:
+        total = Timed.zero((len(self.tokens),))
+        for product in layer.products:
+            total += self._once(("product", product), partial(self._product, product))
+        for bytes_per_token in layer.elementwise:
+            total += self._elementwise(bytes_per_token)
+        if layer.experts:
+            total += self._once(("experts", layer.experts), partial(self._experts, layer.experts))
+        return total
+
+    def _product(self, p: shapes.Product) -> Timed:
+        return self._gemm.time(p.dtype, self.tokens, p.n, p.k)
+
+    def _experts(self, e: shapes.Experts) -> Timed:
+        """Every data-parallel rank brings `self.tokens`; tensor-parallel ranks share the same ones."""
+        routing, rules = self.priors.moe.routing, self.priors.substitutes.moe
+        table: moe.MoeTable = self._table(
+            "moe", lambda: moe.MoeTable(self.profile.columns("moe"), self.device, routing, rules)
+        )
+        shape = moe.Shape(e.dtype, e.hidden, e.inter, e.topk, e.experts, e.tp, e.ep)
+        return table.time(shape, self.tokens * e.sharers)
+
+    def _exchange(self, p: Parallelism) -> Timed:
+        """Data-parallel attention: tokens of all ranks are gathered before the experts and scattered after them."""
+        elements = self.tokens * p.dp * self.model.hidden_size
+        gather = self._communicate("all_gather", p.dp, elements)
+        return gather + self._communicate("reduce_scatter", p.dp, elements)
+
+    def _elementwise(self, bytes_per_token: float, rows: Floats | None = None) -> Timed:
+        prior = self.priors.elementwise
+        rate = prior.bandwidth_efficiency * self.device.bandwidth_bytes_per_s
+        moved = (self.tokens if rows is None else rows) * bytes_per_token
+        return Timed.of(np.maximum(moved / rate, prior.kernel_floor_s), BOUND)
+
+    # What depends on contexts.
+
+    def _attention(self, q: Quantization, p: Parallelism, kv: str) -> tuple[Timed, Timed, float]:
+        decode = Timed.zero((len(self.batches), len(self.contexts)))
+        prefill, floor_s = Timed.zero((len(self.lengths),)), 0.0
+        for group in self.model.layers:
+            d, a, floor = self._attention_layer(group, q, p, kv)
+            decode, prefill, floor_s = (
+                decode + d * group.count,
+                prefill + a * group.count,
+                floor_s + floor * group.count,
+            )
+        return decode, prefill, floor_s
+
+    def _attention_layer(
+        self, group: LayerGroup, q: Quantization, p: Parallelism, kv: str
+    ) -> tuple[Timed, Timed, float]:
+        a = group.attention
+        heads = shapes.local_heads(a.heads, p.tp)
+        if not isinstance(a, GroupedQueryAttention):
+            args = (a, self.model.hidden_size, heads, shapes.scheme(q).attention, kv)
+            return self._mla.decode(*args, self.batches, self.contexts), self._mla.prefill(*args, self.lengths), 0.0
+        shape = attention.Shape(kv, heads, shapes.local_kv_heads(a.kv_heads, p.tp), a.head_dim, a.window_tokens or 0)
+        columns, device = self.profile.columns, self.device
+        decode: attention.DecodeTable = self._table(
+            "decode_attention", lambda: attention.DecodeTable(columns("decode_attention"), device)
+        )
+        prefill: attention.PrefillTable = self._table(
+            "prefill_attention", lambda: attention.PrefillTable(columns("prefill_attention"), device)
+        )
+        return (
+            decode.time(shape, self.batches, self.contexts),
+            prefill.time(shape, self.lengths),
+            prefill.floor_s(shape),
+        )
+
+    # What depends on the sequences that get a token.
+
+    def _sample(self, tp: int) -> Timed:
+        rows, prior = self.batches, self.priors.sampling
+        columns = shapes.vocabulary(self.model, tp)
+        head = self._gemm.time("bf16", rows, columns, self.model.hidden_size)
+        gather = self._communicate("all_gather", tp, rows * columns * tp)
+        logits = self._elementwise(prior.logit_passes * 4.0 * self.model.vocab_size, rows)
+        floor_s = prior.kernels * self.priors.elementwise.kernel_floor_s
+        return head + gather + logits + Timed.of(np.full(len(rows), floor_s), BOUND)

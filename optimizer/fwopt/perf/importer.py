@@ -1,0 +1,222 @@
+"""`fwopt profiles import`: operator tables in AIConfigurator's layout -> one compact profile."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fwopt.errors import InputError, UnknownNameError
+from fwopt.perf import sources
+from fwopt.perf.environment import Dropped, Environment, TableEnvironment
+from fwopt.perf.store import ENVIRONMENT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IMPORTER_VERSION = 1
+SOURCE = "NVIDIA AIConfigurator 0.12.0 (PyPI aiconfigurator-core; github.com/ai-dynamo/aiconfigurator)"
+LICENCE = "Apache-2.0, Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES"
+MANTISSA_BITS = 12
+"""Times are rounded to 12 significant bits (1 part in 8192), far below their spread, so that they compress."""
+
+
+class _Source:
+    """The folder of one device below the given path, and the version of each backend in it."""
+
+    def __init__(self, src: Path, device: str, engine: str, version: str | None) -> None:
+        root = src / "data" if (src / "data").is_dir() else src
+        if not root.is_dir():
+            raise InputError(f"{src}: no such folder; give the folder that holds data/<system>/")
+        systems = {sources.SYSTEMS.get(p.name, p.name): p for p in sorted(root.iterdir()) if p.is_dir()}
+        if device not in systems:
+            raise UnknownNameError("device", device, systems, hint=f"the names are those of the folders in {root}")
+        self.root, self.folder, self.engine = root, systems[device], engine
+        found = self.versions(engine)
+        if not found:
+            engines = {p.parent.name for p in self.folder.glob("*/*/*") if p.is_dir()}
+            raise UnknownNameError("engine", engine, engines, hint=f"no tables of it below {self.folder}")
+        if version and version not in found:
+            raise UnknownNameError(f"{engine} version", version, found)
+        self.version = version or found[-1]
+
+    def versions(self, backend: str) -> list[str]:
+        """Versions of a backend, oldest first."""
+        names = {p.name for p in self.folder.glob(f"*/{backend}/*") if p.is_dir()}
+        return sorted(names, key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+
+    def path(self, template: str, engine: str | None = None) -> Path:
+        nccl = self.versions("nccl")
+        engine = engine or self.engine
+        version = self.version if engine == self.engine else (self.versions(engine) or ["none"])[-1]
+        return self.folder / template.format(engine=engine, version=version, nccl=nccl[-1] if nccl else "none")
+
+
+def import_profile(src: Path, device: str, engine: str, version: str | None, out: Path) -> Path:
+    """Import every table of one device and engine below `src` into `out/<device>/<engine>-<version>/`.
+
+    Returns that folder. An existing profile there is replaced as a whole, or kept if anything fails.
+    """
+    source = _Source(src, device, engine, version)
+    target = out / device / f"{engine}-{source.version}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
+    try:
+        work.chmod(0o755)
+        tables: dict[str, TableEnvironment] = {}
+        device_names: set[str] = set()
+        for operator, table in sources.TABLES.items():
+            path = source.path(table.path)
+            if path.is_file():
+                tables[operator] = _import_table(source, operator, table, work, device_names)
+        if not tables:
+            raise InputError(f"{source.folder}: no table of {engine} {source.version} in a known place")
+        skipped = [f"{f}: {why}" for f, why in sources.FAMILIES_UNUSED.items() if (source.folder / f).is_dir()]
+        environment = Environment(
+            device=device,
+            device_full_name=", ".join(sorted(device_names)) or device,
+            engine=engine,
+            engine_version=source.version,
+            source=SOURCE,
+            licence=LICENCE,
+            importer_version=IMPORTER_VERSION,
+            tables=tables,
+            notes=(f"times rounded to {MANTISSA_BITS} significant bits", *(f"not imported: {s}" for s in skipped)),
+        )
+        (work / ENVIRONMENT).write_text(environment.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        work.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _import_table(
+    source: _Source, operator: str, table: sources.SourceTable, out: Path, device_names: set[str]
+) -> TableEnvironment:
+    path = source.path(table.path)
+    frame = _read(path, table)
+    device_names.update(str(d) for d in frame["device"].unique())
+    used, notes, dropped = [path], list(table.notes), []
+
+    def drop(keep: pd.Series[bool], reason: str) -> None:
+        nonlocal frame
+        if count := int((~keep).sum()):
+            dropped.append(Dropped(rows=count, reason=reason))
+            frame = frame[keep]
+
+    giver, receiver = sources.BLOCK_FP8_FROM
+    if operator == "gemm" and source.engine == receiver and (frame["gemm_dtype"] == "fp8_block").any():
+        other = source.path(table.path, engine=giver)
+        drop(frame["gemm_dtype"] != "fp8_block", sources.BLOCK_FP8_REASON)
+        if other.is_file():
+            block = _read(other, table)
+            frame = _concat([frame, block[block["gemm_dtype"] == "fp8_block"]])
+            used.append(other)
+            notes.append(f"fp8_block rows are {giver} {other.parent.name}'s DeepGEMM kernel")
+    drop(np.isfinite(frame["latency"]) & (frame["latency"] > 0), "the time is not a positive number")
+    for column, values in table.keep.items():
+        drop(frame[column].isin(values), table.drop_reason)
+    for (of, kernel), reason in sources.KERNELS_UNUSED.items():
+        if of == operator:
+            drop(frame["kernel_source"] != kernel, reason)
+    kernels = tuple(sorted(str(k) for k in frame["kernel_source"].unique()))
+    keys = list(table.columns)
+    before = len(frame)
+    result = frame.groupby(keys, as_index=False, sort=True, observed=True).agg(
+        variant=("kernel_source", "first"), latency=("latency", "median")
+    )
+    if before > len(result):
+        dropped.append(Dropped(rows=before - len(result), reason="the same key again: the median is kept"))
+    result["latency"] *= table.seconds_per_unit
+    result = result.rename(columns={**table.columns, "latency": "p50_s"})
+    if table.grows_with:
+        artefact = _artefacts(result, table.grows_with, table.grows_from)
+        if artefact.any():
+            reason = f"over {sources.ARTEFACT} times slower than the same with larger {table.grows_with}"
+            dropped.append(Dropped(rows=int(artefact.sum()), reason=reason))
+            result = result[~artefact]
+    _write(_canonical(result), out / f"{operator}.parquet")
+    return TableEnvironment(
+        rows=len(result),
+        sources=tuple(str(p.relative_to(source.root)) for p in used),
+        kernels=kernels,
+        dropped=tuple(dropped),
+        notes=tuple(notes),
+    )
+
+
+def _read(path: Path, table: sources.SourceTable) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+    missing = [c for c in ("device", "kernel_source", *table.columns, "latency") if c not in frame.columns]
+    if missing:
+        raise InputError(f"{path}: column {missing[0]} is missing; there are {', '.join(map(str, frame.columns))}")
+    return frame
+
+
+def _concat(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(list(frames), ignore_index=True)
+
+
+def _artefacts(frame: pd.DataFrame, size: str, start: int) -> pd.Series[bool]:
+    """Rows from `start` on that are slower than `ARTEFACT` times the fastest row with a larger `size`."""
+    group = [c for c in frame.columns if c not in (size, "variant", "p50_s")]
+    ordered = frame.sort_values(size, ascending=False, kind="stable")
+    least = ordered.groupby(group, observed=True)["p50_s"].cummin()
+    return (frame["p50_s"] > sources.ARTEFACT * least.reindex(frame.index)) & (frame[size] >= start)
+
+
+def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy()
+    for column in ("dtype", "kv_dtype"):
+        if column in frame:
+            frame[column] = frame[column].map(lambda v: sources.DTYPES.get(v, v))
+    for column in sources.PLUS_ONE:
+        if column in frame:
+            frame[column] = frame[column] + 1
+    if "mode" in frame:
+        frame["mode"] = frame["mode"].str.rpartition("_")[2]
+    seconds = frame["p50_s"].to_numpy(np.float64)
+    mantissa, exponent = np.frexp(seconds)
+    frame["p50_s"] = np.ldexp(np.round(mantissa * 2**MANTISSA_BITS), exponent - MANTISSA_BITS).astype(np.float32)
+    return frame
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = {}
+    for name in frame.columns:
+        if name == "p50_s":
+            fields[name] = pa.array(frame[name].to_numpy(), pa.float32())
+        elif frame[name].dtype.kind in "iu":
+            fields[name] = pa.array(frame[name].to_numpy(), pa.int32())
+        else:
+            fields[name] = pa.array(frame[name].astype(str).tolist(), pa.string()).dictionary_encode()
+    pq.write_table(
+        pa.table(fields),
+        path,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=[n for n in fields if n != "p50_s"],
+        column_encoding={"p50_s": "BYTE_STREAM_SPLIT"},
+        write_statistics=False,
+        store_schema=False,
+    )

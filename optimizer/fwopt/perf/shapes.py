@@ -1,0 +1,127 @@
+"""What one GPU computes: a model's layers after quantization and sharding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fwopt.errors import UnmeasuredError
+from fwopt.spec.candidate import Parallelism, Quantization
+from fwopt.spec.model import LayerGroup, ModelSpec
+from fwopt.targets.weights import VOCAB_PADDING, Linear, attention_linears, dense_linears, round_up
+
+_BF16 = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Dtype of each kind of weight; embeddings, LM head, router and norms stay bf16 in every scheme."""
+
+    attention: str
+    dense: str
+    experts: str
+
+
+def scheme(quantization: Quantization) -> Scheme:
+    """What each quantization converts."""
+    match quantization.kind:
+        case "fp8":
+            dtype = "fp8" if quantization.scale == "tensor" else "fp8_block"
+            return Scheme(dtype, dtype, dtype)
+        case "mxfp4":
+            return Scheme("bf16", "bf16", "mxfp4")
+        case kind:
+            return Scheme(kind, kind, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One (tokens, k) x (k, n) product."""
+
+    dtype: str
+    n: int
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """One expert layer on one rank."""
+
+    dtype: str
+    hidden: int
+    inter: int
+    """Width of one whole expert."""
+    topk: int
+    experts: int
+    tp: int
+    ep: int
+    sharers: int
+    """Data-parallel ranks, each of which brings the step's tokens to the same experts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Everything in one decoder layer that depends on the step's tokens only, on one GPU."""
+
+    products: tuple[Product, ...]
+    elementwise: tuple[float, ...]
+    """Bandwidth-bound kernels after the engine's fusions: bytes moved per token, each."""
+    experts: Experts | None
+
+    @property
+    def kernels(self) -> int:
+        """Launches: per-tensor quantized activations need one more a product, the experts' operator about eight."""
+        quantized = sum(p.dtype in ("fp8", "int8") for p in self.products)
+        return len(self.products) + quantized + len(self.elementwise) + (8 if self.experts else 0)
+
+
+def local_heads(heads: int, tp: int) -> int:
+    if heads % tp:
+        raise UnmeasuredError(f"{heads} attention heads cannot be split over tp={tp}; choose a divisor")
+    return heads // tp
+
+
+def local_kv_heads(kv_heads: int, tp: int) -> int:
+    """KV heads on one GPU: replicated once there are fewer of them than GPUs."""
+    return max(kv_heads // tp, 1)
+
+
+def vocabulary(model: ModelSpec, tp: int) -> int:
+    """Columns of the LM head on one GPU."""
+    return round_up(model.vocab_size, VOCAB_PADDING) // tp
+
+
+def layer(model: ModelSpec, group: LayerGroup, quantization: Quantization, parallelism: Parallelism) -> Layer:
+    """Shapes of one layer of `group` on one GPU. Latent attention is not in it: its tables time whole modules."""
+    dtypes, hidden, tp = scheme(quantization), model.hidden_size, parallelism.tp
+    products: list[Product] = []
+    elementwise = [4 * _BF16 * hidden] * 2  # norms: activations and residual, read and written
+    if group.attention.kind == "gqa":
+        a = group.attention
+        heads, kv_heads = local_heads(a.heads, tp), local_kv_heads(a.kv_heads, tp)
+        products += _products(attention_linears(a, hidden, tp), dtypes.attention)
+        elementwise += [
+            2 * _BF16 * (heads + kv_heads) * a.head_dim,
+            4 * _BF16 * kv_heads * a.head_dim,
+        ]  # rope, KV write
+    dense = _products(dense_linears(group.mlp, hidden, tp), dtypes.dense)
+    if dense:
+        gate_up, down = dense[0].n, dense[1].k
+        elementwise.append(_BF16 * (gate_up + down))  # gate activation
+    experts = None
+    if group.mlp.kind == "moe":
+        mlp, ranks = group.mlp, tp * parallelism.dp
+        products.append(Product("bf16", mlp.experts, hidden))
+        elementwise.append(2 * _BF16 * mlp.experts)  # softmax and top-k of the router
+        if dense:
+            elementwise.append(3 * _BF16 * hidden)  # sum of shared and routed experts
+        over, whole = (1, ranks) if parallelism.ep else (ranks, 1)
+        width, topk = mlp.expert_intermediate_size, mlp.experts_per_token
+        experts = Experts(dtypes.experts, hidden, width, topk, mlp.experts, over, whole, parallelism.dp)
+    # DeepGEMM's block-FP8 rows leave out quantizing the activations; per-tensor rows hold it
+    elementwise += [3.0 * p.k for p in products + dense if p.dtype == "fp8_block"]
+    return Layer(tuple(products + dense), tuple(elementwise), experts)
+
+
+def _products(linears: Iterable[Linear], dtype: str) -> list[Product]:
+    return [Product(dtype, m.n, m.k) for m in linears]

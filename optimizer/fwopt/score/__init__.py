@@ -1,0 +1,1 @@
+"""How good are the predictions: replays every row of a table of measured serving results."""

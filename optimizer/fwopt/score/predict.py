@@ -1,0 +1,86 @@
+"""One row's prediction: simulate its load, summarise as the row does."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fwopt.errors import FwoptError
+from fwopt.metrics import statistic, summarize
+from fwopt.perf.cost import CostModel
+from fwopt.perf.memory import kv_capacity
+from fwopt.perf.store import Profile, load_profile
+from fwopt.score.case import Case, Unscored
+from fwopt.score.load import make_workload
+from fwopt.sim import simulate
+from fwopt.sim.state import MIXED, PREFILL_FIRST
+from fwopt.spec.engine import EngineSpec
+from fwopt.spec.hardware import DeviceSpec
+from fwopt.spec.model import ModelSpec
+from fwopt.spec.outcome import Rejected
+from fwopt.spec.provenance import ProvenanceShares
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds and tokens per second."""
+
+    ttft_mean_s: float
+    ttft_p50_s: float
+    tpot_mean_s: float | None
+    tpot_p50_s: float | None
+    output_tokens_per_s: float
+    provenance: ProvenanceShares
+    host_share: float
+    mean_batch: float
+
+
+@lru_cache(maxsize=8)
+def _profile(device: DeviceSpec, engine: EngineSpec) -> Profile:
+    return load_profile(device, engine)
+
+
+@lru_cache(maxsize=64)
+def _cost(model: ModelSpec, device: DeviceSpec, engine: EngineSpec) -> CostModel:
+    return CostModel(model, device, engine, _profile(device, engine))
+
+
+def predict(case: Case) -> Prediction | Unscored:
+    """Simulate the row's own load under its engine's own scheduling."""
+    with _LOCK:
+        try:
+            cost = _cost(case.model, case.device, case.engine)
+        except FwoptError as error:
+            return Unscored(f"no cost model: {error}")
+    fit = kv_capacity(case.model, case.device, case.candidate, case.engine)
+    if isinstance(fit, Rejected):
+        return Unscored(f"does not fit: {fit.reason}")
+    try:
+        grid = cost.grid(case.candidate)
+    except FwoptError as error:
+        return Unscored(f"no cost model: {error}")
+    result = simulate(
+        make_workload(case.load, case.key),
+        grid,
+        fit.blocks,
+        case.candidate,
+        case.candidate.batching.max_model_len or case.model.max_context_tokens,
+        policy=PREFILL_FIRST if case.engine.name == "sglang" else MIXED,
+        concurrency=case.load.concurrency if case.load.kind == "closed" else None,
+    )
+    metrics = summarize(result.records)
+    if metrics.rejected or metrics.ttft.mean_s is None or metrics.ttft.p50_s is None:
+        return Unscored("the load does not fit the deployment")
+    return Prediction(
+        ttft_mean_s=metrics.ttft.mean_s,
+        ttft_p50_s=metrics.ttft.p50_s,
+        tpot_mean_s=metrics.tpot.mean_s,
+        tpot_p50_s=statistic(result.records, "tpot", 0.5),
+        output_tokens_per_s=metrics.output_tokens_per_s,
+        provenance=result.provenance,
+        host_share=result.host_share,
+        mean_batch=result.mean_batch,
+    )

@@ -1,0 +1,188 @@
+"""From what the user asked to a search that can run: everything resolved, checked and pinned first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwopt import __version__
+from fwopt.errors import InputError, RunFolderError
+from fwopt.perf.cost import CostModel
+from fwopt.perf.store import Profile, load_profile
+from fwopt.search.derive import derive_space
+from fwopt.search.evaluators import Screen
+from fwopt.search.quality import QualityScreen
+from fwopt.search.roofline import RooflineScreen
+from fwopt.search.run_folder import RunInputs
+from fwopt.search.scoring import require_price
+from fwopt.search.settings import Settings, parse_engine, parse_objective
+from fwopt.search.simulating import SimulatingEvaluator
+from fwopt.search.space import SearchSpace
+from fwopt.search.traffic import Traffic, load_traffic
+from fwopt.spec.candidate import Batching, Candidate
+from fwopt.spec.hardware import DeviceSpec
+from fwopt.spec.model import ModelSpec
+from fwopt.spec.plan import InputPin
+from fwopt.targets import load_hardware, load_model
+from fwopt.targets.quantization import native_quantization
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A search ready to run."""
+
+    inputs: RunInputs
+    traffic: Traffic
+    profile: Profile
+    evaluator: SimulatingEvaluator
+    baseline: Candidate | None
+    """None: not even the engine's defaults start on this hardware."""
+    notes: tuple[str, ...]
+
+    @property
+    def screens(self) -> tuple[Screen, ...]:
+        """Cheapest first."""
+        model, objective = self.inputs.model, self.inputs.objective
+        bound = RooflineScreen(model, self.inputs.hardware.device, self.traffic.workload, objective)
+        return self.evaluator, bound, QualityScreen(model, objective.max_quality_drop)
+
+
+def resolve_model(settings: Settings, traffic: Traffic) -> tuple[ModelSpec, str | None]:
+    """The model to plan for, and a note where it is not the one that the trace was recorded with."""
+    if settings.model is None and traffic.model is None:
+        raise InputError("the trace names no model; add for example --model Qwen/Qwen3-8B (or `model:` in fwopt.yaml)")
+    if settings.model is not None:
+        model = load_model(settings.model)
+        named = traffic.model
+        if named is not None and named not in (settings.model, model.name):
+            return model, f"the trace was recorded with {named}; its lengths are taken over for {model.name}"
+        return model, None
+    assert traffic.model is not None
+    try:
+        return load_model(traffic.model), None
+    except InputError as error:
+        raise InputError(f"the trace names its model '{traffic.model}': {error}; or add --model") from None
+
+
+def prepare(
+    trace: Path,
+    settings: Settings,
+    traffic: Traffic,
+    model: ModelSpec,
+    *,
+    format: str | None = None,
+    skip_bad: bool = False,
+    profiles: Path | None = None,
+    baseline: Candidate | None = None,
+    notes: Sequence[str] = (),
+) -> Job:
+    """Resolve a new run. `notes`: what the caller assumed on the way."""
+    hardware = load_hardware(settings.hardware, settings.price)
+    engine = parse_engine(settings.engine)
+    objective, assumed = parse_objective(settings.objective, hardware)
+    require_price(objective, hardware)
+    shares = traffic.workload.block_tokens > 0
+    space = derive_space(model, hardware, settings.search, shares_prefixes=shares)
+    if baseline is not None and baseline.parallelism.gpus > hardware.count:
+        raise InputError(
+            f"the baseline uses {baseline.parallelism.gpus} GPUs and {hardware.count} are at hand; "
+            f"use for example --hardware {hardware.device.name}:{baseline.parallelism.gpus}"
+        )
+    profile = load_profile(hardware.device, engine, profiles)
+    inputs = RunInputs(
+        fwopt_version=__version__,
+        trace=str(trace),
+        trace_format=format,
+        skip_bad=skip_bad,
+        only_model=settings.only_model,
+        rate_scale=settings.rate_scale,
+        model=model,
+        hardware=hardware,
+        engine=engine,
+        objective=objective,
+        space=space,
+        baseline=baseline,
+        seed=settings.seed,
+        trials=settings.trials,
+        allow_unmeasured=settings.allow_unmeasured,
+        profiles=str(profiles) if profiles else None,
+        notes=(*notes, *((assumed,) if assumed else ())),
+        pins=_pins(traffic, model, profile),
+    )
+    return _assemble(inputs, traffic, profile)
+
+
+def reopen(
+    inputs: RunInputs, *, trace: Path | None, profiles: Path | None, folder: Path, same_traffic: bool = True
+) -> Job:
+    """Rebuild the job of an existing run; whatever changed since by content is named and refused, the traffic unless
+    it is meant to be another."""
+    where = trace or Path(inputs.trace)
+    if not where.exists():
+        raise RunFolderError(f"{folder}: its trace {where} is gone; name it: fwopt tune TRACE --resume {folder}")
+    traffic = load_traffic(
+        where,
+        format=inputs.trace_format,
+        skip_bad=inputs.skip_bad,
+        only_model=inputs.only_model,
+        rate_scale=inputs.rate_scale,
+    )
+    home = profiles or (Path(inputs.profiles) if inputs.profiles else None)
+    profile = load_profile(inputs.hardware.device, inputs.engine, home)
+    for was, now in zip(inputs.pins, _pins(traffic, inputs.model, profile), strict=True):
+        if was.digest != now.digest and (same_traffic or was.what != "workload"):
+            raise RunFolderError(
+                f"{folder}: the {was.what} changed since ({was.digest} then, {now.digest} now); start a new run"
+            )
+    return _assemble(inputs, traffic, profile)
+
+
+def _pins(traffic: Traffic, model: ModelSpec, profile: Profile) -> tuple[InputPin, ...]:
+    workload = traffic.workload
+    return (
+        InputPin(what="workload", name=workload.name, digest=workload.digest),
+        InputPin(what="model config", name=model.name, digest=model.config_digest),
+        InputPin(what="profile", name=profile.name, digest=profile.digest),
+    )
+
+
+def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile) -> Job:
+    cost = CostModel(inputs.model, inputs.hardware.device, inputs.engine, profile)
+    evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective)
+    baseline = inputs.baseline or default_baseline(inputs.space, inputs.model, inputs.hardware.device, evaluator)
+    notes = [*traffic.notes, *inputs.notes]
+    if profile.note:
+        notes.append(profile.note)
+    if baseline is None:
+        notes.append(f"{inputs.engine.name}'s own defaults do not start on this hardware: there is no baseline")
+    elif inputs.baseline is not None and (rejected := evaluator.check(baseline)) is not None:
+        notes.append(f"the given baseline would not start: {rejected.reason}")
+    return Job(inputs, traffic, profile, evaluator, baseline, tuple(notes))
+
+
+LARGE_MEMORY_BYTES = 70 * 2**30
+
+
+def engine_defaults(device: DeviceSpec, max_model_len: int | None = None) -> Batching:
+    """vLLM 0.24's own limits for an API server, read in its `EngineArgs`: 1,024 sequences and 8,192 tokens on GPUs
+    of at least 70 GiB other than the A100, 256 and 2,048 elsewhere; memory 0.92. The context length is the user's."""
+    large = device.memory_bytes >= LARGE_MEMORY_BYTES and "a100" not in device.name.lower()
+    limits = {} if large else {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    return Batching(max_model_len=max_model_len, **limits)
+
+
+def default_baseline(space: SearchSpace, model: ModelSpec, device: DeviceSpec, fits: Screen) -> Candidate | None:
+    """The engine's own batching, the checkpoint's own precision, the smallest tensor parallelism that starts."""
+    for layout in sorted(space.layouts, key=lambda p: p.tp):
+        if layout.dp > 1 or layout.ep or not space.replica_counts(layout):
+            continue
+        candidate = Candidate(
+            quantization=native_quantization(model),
+            parallelism=layout,
+            batching=engine_defaults(device, space.max_model_len),
+            router=space.router[0],
+        )
+        if fits.check(candidate) is None:
+            return candidate
+    return None

@@ -1,0 +1,75 @@
+"""`trials.jsonl`: the one truth of a run. Append-only, fsynced line by line, tolerant to a torn last line."""
+
+from __future__ import annotations
+
+import os
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from fwopt.errors import RunFolderError
+from fwopt.spec.outcome import Trial
+
+Key = tuple[str, float, bool]
+"""(candidate id, rate scale, simulated past the roofline)."""
+
+
+class TrialLog:
+    """Trials in order of number; each (candidate, rate) once. `path` None keeps them in memory only."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.trials: list[Trial] = []
+        self._known: dict[Key, Trial] = {}
+        self._file: FileIO | None = None
+
+    def load(self) -> Self:
+        """Take over what an earlier process wrote; a torn last line is cut off."""
+        assert self.path is not None
+        if not self.path.exists():
+            return self
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            try:
+                trial = Trial.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                raise RunFolderError(f"{self.path}:{number}: not a trial: {where}: {first['msg']}") from None
+            self._remember(trial)
+        if whole < len(data):
+            os.truncate(self.path, whole)
+        return self
+
+    def get(self, key: Key) -> Trial | None:
+        return self._known.get(key)
+
+    def append(self, trial: Trial) -> None:
+        """On disk before it counts."""
+        if self.path is not None:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+            self._file.write(trial.model_dump_json().encode() + b"\n")
+            os.fsync(self._file.fileno())
+        self._remember(trial)
+
+    def _remember(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._known[trial.candidate.id, trial.rate_scale, trial.role == "nearest"] = trial
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,137 @@
+"""Sentences of a plan: what was assumed, what fell short, what could change the answer."""
+
+from __future__ import annotations
+
+import math
+
+from fwopt.search import ranking
+from fwopt.search.capacity import TOLERANCE
+from fwopt.search.run_folder import RunInputs
+from fwopt.search.tuner import Found
+from fwopt.spec.outcome import Evaluation, Rejected, SloResult, Trial
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "infinite (among rejected requests)"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def missed(evaluation: Evaluation) -> str:
+    """Counted as one reason: the limits not kept."""
+    names = [str(r.slo) for r in evaluation.slos if not r.met]
+    return f"misses {' and '.join(names)}" if names else "finishes no request"
+
+
+def shortfall(outcome: Evaluation | Rejected) -> str:
+    if outcome.kind == "evaluation":
+        return ": " + ", ".join(f"{r.slo.metric} {seconds(r.value_s)}" for r in outcome.slos if not r.met)
+    if outcome.need is None or outcome.have is None:
+        return ""
+    if outcome.unit == "bytes":
+        return f": needs {outcome.need / 2**30:.1f} GiB, has {outcome.have / 2**30:.1f} GiB"
+    return f": needs {outcome.need:.4g}, has {outcome.have:.4g} {outcome.unit or ''}".rstrip()
+
+
+def about(
+    inputs: RunInputs, found: Found, chosen: Trial | None, miss: Trial | None, unmeasured: int
+) -> tuple[str, ...]:
+    lines = [_method(inputs, found), _choice(inputs), _cost(inputs), _dominance(inputs), _stopped(found)]
+    lines += _misses(inputs, found, miss) if chosen is None else []
+    if unmeasured:
+        lines.append(
+            f"deployments as good or better ({unmeasured}, one a precision) rest on assumed operator times for more "
+            f"than {ranking.ASSUMED_LIMIT:.0%} of their GPU time and were not chosen; --allow-unmeasured admits them"
+        )
+    if chosen is not None and chosen.candidate.parallelism.dp > 1:
+        lines.append("data-parallel ranks are simulated as stepping together with equal load")
+    lines += _quality(inputs, chosen)
+    return tuple(line for line in lines if line)
+
+
+def _method(inputs: RunInputs, found: Found) -> str:
+    if found.enumerated:
+        return f"all {inputs.space.size} candidates of the space were considered"
+    return (
+        f"{inputs.space.size} candidates in the space: the engine's own batching on every precision and layout first, "
+        "then suggestions of a tree-structured Parzen estimator"
+    )
+
+
+def _choice(inputs: RunInputs) -> str:
+    goals = inputs.objective.goals
+    if len(goals) > 1:
+        return (
+            "of the Pareto front the plan takes the point nearest to the best of every goal, each scaled to its range"
+        )
+    if not inputs.objective.slos:
+        return ""
+    most = "requests/s" if goals[0].metric in ("throughput", "goodput") else "requests/s per GPU (least $/token)"
+    return (
+        f"values of '{goals[0]}' within {ranking.tie_width(goals[0]) * 100:g} % tie; of the ties the plan takes "
+        f"the one with most {most} at the rate where the first limit breaks, and of those within {TOLERANCE:.0%} of it "
+        "the one that loses least quality, then the one with fewest settings changed"
+    )
+
+
+def _cost(inputs: RunInputs) -> str:
+    price = inputs.hardware.price
+    if price is None:
+        return ""
+    return (
+        f"cost: ${price.usd_per_gpu_hour:g} per GPU and hour ({price.basis}, {price.dates}), idle time counted; where "
+        "limits are kept over the window in which requests arrive, otherwise to the last completion"
+    )
+
+
+def _dominance(inputs: RunInputs) -> str:
+    if not inputs.objective.slos:
+        return ""
+    return "assumed: adding a replica never makes a limit harder to keep (candidates ruled out so are counted)"
+
+
+def _stopped(found: Found) -> str:
+    if found.stopped == "timeout":
+        return "the search ended at its --timeout; --resume goes on"
+    if found.stopped == "interrupted":
+        return "the search was interrupted: the best so far is shown, capacities were not measured; --resume goes on"
+    return ""
+
+
+def _quality(inputs: RunInputs, chosen: Trial | None) -> list[str]:
+    if inputs.objective.max_quality_drop is None and chosen is None:
+        return []
+    return ["quality figures are from literature (assumed), not measured on this model"]
+
+
+def _misses(inputs: RunInputs, found: Found, miss: Trial | None) -> list[str]:
+    """What would have to give for the nearest miss to become a plan."""
+    if miss is None:
+        return ["no candidate could be simulated; the reasons are counted under rejected"]
+    evaluation = ranking.evaluation_of(miss)
+    if evaluation.feasible:
+        return [f"{miss.candidate.label} keeps every limit but rests on assumed operator times; see --allow-unmeasured"]
+    open_limits = [r for r in evaluation.slos if not r.met]
+    infinite = [r for r in open_limits if r.value_s is None]
+    if infinite:
+        why = ", ".join(f"{count} requests {reason}" for reason, count in evaluation.metrics.rejected.items())
+        return [f"no deployment can keep {_names(infinite)}: {why}, and a rejected request never answers"]
+    lines = ["to make the nearest miss a plan, relax " + " and ".join(_relaxed(r) for r in open_limits)]
+    capacity = found.capacities.get(miss.candidate.id)
+    if capacity is not None:
+        lines.append(f"or serve {capacity.rate_scale:.2f} of the traffic: there it keeps every limit")
+    if miss.candidate.parallelism.gpus == inputs.hardware.count:
+        lines.append("or use more GPUs: the nearest miss uses all that are at hand")
+    return lines
+
+
+def _relaxed(result: SloResult) -> str:
+    """Two digits, rounded up."""
+    assert result.value_s is not None
+    step = 10 ** (math.floor(math.log10(result.value_s)) - 1)
+    up = math.ceil(result.value_s / step * 1.001) * step
+    return str(result.slo.model_copy(update={"limit_s": float(f"{up:.3g}")}))
+
+
+def _names(results: list[SloResult]) -> str:
+    return " and ".join(str(r.slo) for r in results)

@@ -1,0 +1,130 @@
+"""`fwopt.yaml`: everything the command line takes, in the same grammar. Flags win over the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
+
+from fwopt.errors import InputError
+from fwopt.search.space import SpaceOverrides
+from fwopt.spec.base import Frozen
+from fwopt.spec.engine import EngineSpec
+from fwopt.spec.hardware import HardwareSpec
+from fwopt.spec.objective import Goal, Objective, QualityLimit, Slo
+
+FILE = "fwopt.yaml"
+DEFAULT_SLOS = ("ttft:p99<2s", "tpot:p95<50ms")
+"""Used when neither goals nor limits are given: an interactive service."""
+
+
+def _as_tuple(value: Any) -> Any:
+    """A single value may be written without a list."""
+    return (value,) if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class ObjectiveSettings(Frozen):
+    """Limits and goals as text, in the grammar of the command line."""
+
+    slos: Texts = ()
+    """For example `ttft:p99<2s`."""
+    minimize: Texts = ()
+    """cost, gpus, or a latency such as `ttft:p99`."""
+    maximize: Texts = ()
+    """throughput or goodput."""
+    max_quality_drop: str | None = None
+    """`kl<0.01` or `top1>99%`."""
+
+
+class Settings(Frozen):
+    """`fwopt.yaml`; each key is also a flag of `fwopt tune`, which wins."""
+
+    model: str | None = None
+    """Hugging Face id, folder or config.json."""
+    hardware: str | None = None
+    """For example `h200:8`; absent: the GPUs of this machine."""
+    price: Annotated[float, Field(ge=0)] | None = None
+    """US dollars per GPU and hour; absent: the catalogue's."""
+    engine: str = "vllm==0.24.0"
+    objective: ObjectiveSettings = ObjectiveSettings()
+    search: SpaceOverrides = SpaceOverrides()
+    rate_scale: PositiveFloat = 1.0
+    """Multiple of the trace's arrival rate to plan for."""
+    only_model: str | None = None
+    """Of a trace with several models, plan for this one."""
+    baseline: Path | None = None
+    """vLLM config in use today; absent: the engine's defaults."""
+    trials: PositiveInt = 160
+    """Simulations before the capacity search."""
+    timeout_s: PositiveFloat | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    allow_unmeasured: bool = False
+    """Let a deployment be chosen whose times rest on stated efficiency priors."""
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The named file, or `fwopt.yaml` of the working directory if there is one."""
+    import yaml
+
+    if path is None:
+        path = Path(FILE)
+        if not path.exists():
+            return Settings()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if content is not None and not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping of settings, got {type(content).__name__}")
+    return parse_settings(content or {}, str(path))
+
+
+def parse_settings(content: dict[str, Any], where: str) -> Settings:
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = f"; known keys: {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        shown = repr(first["input"])[:60]
+        raise InputError(f"{where}: {key}: {first['msg']}, got {shown}{known}") from None
+
+
+def parse_objective(settings: ObjectiveSettings, hardware: HardwareSpec) -> tuple[Objective, str | None]:
+    """The objective, and what was assumed where nothing was said.
+
+    Without a goal: cost where a price is known, GPUs otherwise. Without limits and goals: `DEFAULT_SLOS`.
+    """
+    goals = [Goal.parse("minimize", text) for text in settings.minimize]
+    goals += [Goal.parse("maximize", text) for text in settings.maximize]
+    slos = tuple(Slo.parse(text) for text in settings.slos)
+    note = None
+    if not goals:
+        metric = "cost" if hardware.price is not None else "gpus"
+        goals = [Goal.parse("minimize", metric)]
+        note = f"no goal given: minimize {metric}"
+        if not slos:
+            slos = tuple(Slo.parse(text) for text in DEFAULT_SLOS)
+            limits = ", ".join(map(str, slos))
+            note = f"no objective given: minimize {metric} subject to {limits} (set with --slo, --minimize)"
+    if len({str(g) for g in goals}) < len(goals):
+        raise InputError(f"a goal is named twice: {', '.join(map(str, goals))}")
+    limit = QualityLimit.parse(settings.max_quality_drop) if settings.max_quality_drop else None
+    return Objective(slos=slos, goals=tuple(goals), max_quality_drop=limit), note
+
+
+def parse_engine(text: str) -> EngineSpec:
+    """`vllm`, `vllm==0.24.0`."""
+    name, _, version = text.partition("==")
+    try:
+        return EngineSpec.model_validate({"name": name, **({"version": version} if version else {})})
+    except ValidationError:
+        raise InputError(f"engine '{text}': write vllm==0.24.0 (only vllm is planned for)") from None

@@ -1,0 +1,92 @@
+"""The evaluator that `fwopt tune` uses: memory model, cost model and simulator put together."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from fwopt.metrics.records import Records
+from fwopt.metrics.summary import statistic, summarize
+from fwopt.perf.cost import CostModel
+from fwopt.perf.memory import KvCapacity, kv_capacity
+from fwopt.search.scoring import EngineFacts, evaluate_metrics
+from fwopt.sim.simulator import SimResult, simulate
+from fwopt.spec.candidate import Candidate
+from fwopt.spec.hardware import HardwareSpec
+from fwopt.spec.objective import Objective
+from fwopt.spec.outcome import Evaluation, Rejected
+from fwopt.workload import scale_rate
+from fwopt.workload.columns import Workload
+
+KEPT_SCALES = 8
+"""Rescaled copies of the workload kept at a time: only arrivals differ, but a long trace has millions."""
+
+
+@dataclass(slots=True)
+class SimulatingEvaluator:
+    """Replays one workload. Safe to call from several threads: the compiled loop releases the interpreter."""
+
+    workload: Workload
+    cost_model: CostModel
+    hardware: HardwareSpec
+    objective: Objective
+    _scaled: dict[float, Workload] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def capacity(self, candidate: Candidate) -> KvCapacity | Rejected:
+        return kv_capacity(self.cost_model.model, self.hardware.device, candidate, self.cost_model.engine)
+
+    def check(self, candidate: Candidate) -> Rejected | None:
+        """The memory rung: would the engine start at all?"""
+        found = self.capacity(candidate)
+        return found if isinstance(found, Rejected) else None
+
+    def replay(self, candidate: Candidate, blocks: int, rate_scale: float) -> SimResult:
+        """Attention data-parallel ranks have schedulers and caches of their own: to the simulator they are replicas
+        whose step times were computed for all ranks stepping together."""
+        parallelism = candidate.parallelism
+        schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
+        longest = candidate.batching.max_model_len or self.cost_model.model.max_context_tokens
+        return simulate(
+            self._at(rate_scale),
+            self.cost_model.grid(candidate),
+            blocks,
+            candidate.model_copy(update={"parallelism": schedulers}),
+            longest,
+        )
+
+    def evaluate(self, candidate: Candidate, rate_scale: float = 1.0) -> Evaluation | Rejected:
+        fit = self.capacity(candidate)
+        if isinstance(fit, Rejected):
+            return fit
+        result = self.replay(candidate, fit.blocks, rate_scale)
+        return self.judge(candidate, result, fit.blocks, rate_scale)
+
+    def judge(self, candidate: Candidate, result: SimResult, blocks: int, rate_scale: float) -> Evaluation:
+        records: Records = result.records
+        facts = EngineFacts(
+            provenance=result.provenance,
+            kv_blocks_per_replica=blocks * candidate.parallelism.dp,
+            peak_kv_blocks=result.peak_kv_blocks,
+            mean_batch=result.mean_batch,
+            busy_share=result.busy_share,
+        )
+        return evaluate_metrics(
+            candidate,
+            summarize(records, self.objective.slos),
+            lambda metric, which: statistic(records, metric, which),
+            facts,
+            objective=self.objective,
+            hardware=self.hardware,
+            window_s=self.workload.duration_s / rate_scale,
+        )
+
+    def _at(self, rate_scale: float) -> Workload:
+        if rate_scale == 1.0:
+            return self.workload
+        with self._lock:
+            if rate_scale not in self._scaled:
+                while len(self._scaled) >= KEPT_SCALES:
+                    self._scaled.pop(next(iter(self._scaled)))
+                self._scaled[rate_scale] = scale_rate(self.workload, rate_scale)
+            return self._scaled[rate_scale]

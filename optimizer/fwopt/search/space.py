@@ -1,0 +1,158 @@
+"""What may vary: the axes of the search for one model on one kind of hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from fwopt.errors import InputError, NothingFitsError
+from fwopt.search.schemes import scheme_name
+from fwopt.spec.base import Frozen
+from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization, RouterPolicy
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class SpaceOverrides(Frozen):
+    """The `search:` section of fwopt.yaml: each key replaces the default values of one axis."""
+
+    quantizations: tuple[str, ...] | None = None
+    """Of bf16, fp8, fp8-block, int8, w4a16, mxfp4."""
+    kv_dtypes: tuple[KvDtype, ...] | None = None
+    tp: tuple[PositiveInt, ...] | None = None
+    dp: tuple[PositiveInt, ...] | None = None
+    ep: tuple[bool, ...] | None = None
+    replicas: tuple[PositiveInt, ...] | None = None
+    max_num_seqs: tuple[PositiveInt, ...] | None = None
+    max_num_batched_tokens: tuple[PositiveInt, ...] | None = None
+    gpu_memory_utilization: tuple[Fraction, ...] | None = None
+    prefix_caching: tuple[bool, ...] | None = None
+    router: tuple[RouterPolicy, ...] | None = None
+    max_model_len: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _no_empty_axis(self) -> Self:
+        for name in type(self).model_fields:
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} must list at least one value; leave it out to search the default values")
+        return self
+
+
+class SearchSpace(Frozen):
+    """Axes in full. A candidate takes one value of each; the first value of an axis is the engine's default
+    where the axis has it. `replicas` is bounded by the GPUs at hand."""
+
+    quantizations: tuple[Quantization, ...]
+    kv_dtypes: tuple[KvDtype, ...] = ("bf16", "fp8")
+    layouts: tuple[Parallelism, ...]
+    """Ways to spread one copy of the model; `replicas` is 1 in each."""
+    impossible: tuple[tuple[str, str], ...] = ()
+    """(quantization name, layout name) pairs that the engine refuses."""
+    gpus: PositiveInt
+    replicas: tuple[PositiveInt, ...] | None = None
+    """None: every count that the GPUs allow."""
+    max_num_seqs: tuple[PositiveInt, ...] = (64, 128, 256, 512, 1024)
+    max_num_batched_tokens: tuple[PositiveInt, ...] = (2048, 4096, 8192, 16384)
+    gpu_memory_utilization: tuple[Fraction, ...] = (0.92, 0.95)
+    prefix_caching: tuple[bool, ...] = (True, False)
+    router: tuple[RouterPolicy, ...] = ("least_requests", "round_robin")
+    max_model_len: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _batching_is_valid(self) -> Self:
+        if max(self.max_num_seqs) > min(self.max_num_batched_tokens):
+            raise InputError(
+                "search: vLLM needs max_num_batched_tokens >= max_num_seqs, got "
+                f"{min(self.max_num_batched_tokens)} tokens with {max(self.max_num_seqs)} sequences"
+            )
+        return self
+
+    def replica_counts(self, layout: Parallelism) -> tuple[int, ...]:
+        """Ascending; empty when one copy needs more GPUs than there are."""
+        most = self.gpus // layout.gpus_per_replica
+        return tuple(r for r in (self.replicas or range(1, most + 1)) if r <= most)
+
+    def usable_layouts(self, quantization: Quantization) -> tuple[Parallelism, ...]:
+        """Layouts that the engine accepts for this precision and the GPUs suffice for."""
+        scheme = scheme_name(quantization)
+        return tuple(
+            layout
+            for layout in self.layouts
+            if self.replica_counts(layout) and (scheme, layout_name(layout)) not in self.impossible
+        )
+
+    def structures(self) -> tuple[tuple[Quantization, Parallelism], ...]:
+        """Every (precision, layout) that can exist."""
+        return tuple((q, layout) for q in self.quantizations for layout in self.usable_layouts(q))
+
+    @property
+    def size(self) -> int:
+        """Number of distinct candidates."""
+        spreads = sum(self._spreads(layout) for _, layout in self.structures())
+        batchings = len(self.max_num_seqs) * len(self.max_num_batched_tokens)
+        batchings *= len(self.gpu_memory_utilization) * len(self.prefix_caching)
+        return spreads * len(self.kv_dtypes) * batchings
+
+    def _spreads(self, layout: Parallelism) -> int:
+        return sum(1 if r == 1 else len(self.router) for r in self.replica_counts(layout))
+
+    def canonical(self, candidate: Candidate) -> Candidate:
+        """One replica has nothing to route: its router is the first of the axis, so that equals have equal ids."""
+        if candidate.parallelism.replicas > 1 or candidate.router == self.router[0]:
+            return candidate
+        return candidate.model_copy(update={"router": self.router[0]})
+
+    def enumerate(self) -> Iterator[Candidate]:
+        """Every candidate once, fewest GPUs first within each setting, always in the same order."""
+        batchings = list(
+            product(self.max_num_seqs, self.max_num_batched_tokens, self.gpu_memory_utilization, self.prefix_caching)
+        )
+        for (quantization, layout), kv in product(self.structures(), self.kv_dtypes):
+            for replicas, router in product(self.replica_counts(layout), self.router):
+                if replicas == 1 and router != self.router[0]:
+                    continue
+                for seqs, tokens, memory, prefix in batchings:
+                    yield Candidate(
+                        quantization=quantization,
+                        kv_dtype=kv,
+                        parallelism=layout.model_copy(update={"replicas": replicas}),
+                        batching=self.batching(seqs, tokens, memory, prefix),
+                        router=router,
+                    )
+
+    def batching(self, seqs: int, tokens: int, memory: float, prefix: bool) -> Batching:
+        return Batching(
+            max_num_seqs=seqs,
+            max_num_batched_tokens=tokens,
+            gpu_memory_utilization=memory,
+            prefix_caching=prefix,
+            max_model_len=self.max_model_len,
+        )
+
+    def default_batching(self) -> Batching:
+        """The engine's defaults, or the nearest values that the axes allow."""
+        ideal = Batching()
+        near_seqs = min(self.max_num_seqs, key=lambda v: abs(v - ideal.max_num_seqs))
+        near_tokens = min(self.max_num_batched_tokens, key=lambda v: abs(v - ideal.max_num_batched_tokens))
+        near_memory = min(self.gpu_memory_utilization, key=lambda v: abs(v - ideal.gpu_memory_utilization))
+        return self.batching(near_seqs, near_tokens, near_memory, self.prefix_caching[0])
+
+    def require_any(self) -> None:
+        """Refuse a space without a single candidate, before any work."""
+        if self.structures():
+            return
+        least = min((layout.gpus_per_replica for layout in self.layouts), default=1)
+        raise NothingFitsError(
+            f"no layout of the search can run on {self.gpus} GPUs: the smallest needs {least}; "
+            f"use for example --hardware NAME:{max(least, self.gpus * 2)} or widen search.tp in fwopt.yaml"
+        )
+
+
+def layout_name(layout: Parallelism) -> str:
+    """`tp2`, `tp1-dp8-ep`: how one copy of the model is spread."""
+    dp = f"-dp{layout.dp}" if layout.dp > 1 else ""
+    pp = f"-pp{layout.pp}" if layout.pp > 1 else ""
+    return f"tp{layout.tp}{pp}{dp}{'-ep' if layout.ep else ''}"

@@ -1,0 +1,255 @@
+"""The search itself: baseline, anchors, exploration, capacity of the finalists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fwopt.search import ranking
+from fwopt.search.capacity import TOLERANCE, Edge, capacity_of, find_edge
+from fwopt.search.ladder import Ask, Ladder, Role, Stopped, StopReason
+from fwopt.search.sampler import Sampler
+from fwopt.search.space import SearchSpace
+from fwopt.search.steps import fewest, lockstep
+from fwopt.spec.candidate import Candidate, Parallelism, Quantization
+from fwopt.spec.objective import Objective
+from fwopt.spec.outcome import Evaluation, Rejected, Trial
+from fwopt.spec.plan import Capacity
+
+BATCH = 8
+"""Candidates asked of the sampler at a time: part of the result, so it does not depend on the workers."""
+FINALISTS = 6
+"""Tied candidates whose capacity decides."""
+CHALLENGERS = 48
+"""Other ties tried at the best finalist's edge."""
+NEAREST = 8
+"""Candidates beyond the roofline that are simulated when nothing fits."""
+STALE_BATCHES = 5
+"""Exploration ends after this many batches in a row that brought nothing new."""
+
+Phase = Literal["baseline", "anchors", "enumeration", "exploration", "capacity"]
+
+
+@dataclass(slots=True)
+class Found:
+    """Everything a plan is built from."""
+
+    trials: list[Trial]
+    baseline: Trial | None
+    capacities: dict[str, Capacity]
+    """By candidate id."""
+    stopped: StopReason | None
+    enumerated: bool
+    """Every candidate of the space was considered."""
+
+
+@dataclass(slots=True)
+class Tuner:
+    """One run. Deterministic given space, objective, seed, budget and evaluator: asked again with the trials of an
+    interrupted run at hand, it takes the same way, recalls what is known and goes on from there."""
+
+    ladder: Ladder
+    space: SearchSpace
+    objective: Objective
+    baseline: Candidate | None
+    """The engine's defaults or the user's current configuration, replicas yet to be counted if defaults."""
+    fixed_baseline: bool
+    """The baseline is somebody's configuration: evaluated as it is."""
+    seed: int
+    budget: int
+    """Simulations before the capacity phase."""
+    window_s: float
+    """First to last arrival; 0 for a burst, which has no capacity."""
+    allow_unmeasured: bool = False
+    on_phase: Callable[[Phase], None] = lambda phase: None
+    _found: Found = field(init=False)
+
+    def run(self) -> Found:
+        self._found = Found([], None, {}, None, enumerated=False)
+        try:
+            self._search()
+        except Stopped as signal:
+            self._found.stopped = signal.reason
+        if self._found.stopped != "interrupted":
+            try:
+                self._capacity_phase()
+            except Stopped as signal:
+                self._found.stopped = self._found.stopped or signal.reason
+        self._found.trials = list(self.ladder.log.trials)
+        return self._found
+
+    def _search(self) -> None:
+        self.on_phase("baseline")
+        if self.baseline is not None:
+            self._baseline_phase(self.baseline)
+        if self.space.size <= self.budget:
+            self.on_phase("enumeration")
+            self._run([Ask(c) for c in self.space.enumerate()], batch=BATCH * 4)
+            self._found.enumerated = True
+        else:
+            self.on_phase("anchors")
+            self._anchors()
+            self.on_phase("exploration")
+            self._explore()
+        if not any(t.outcome.kind == "evaluation" and t.outcome.feasible for t in self.ladder.seen):
+            self._nearest()
+
+    def _nearest(self) -> None:
+        """Nothing fits: simulate those that the roofline rejected by least, so that the answer has numbers."""
+        fell = [(excess, t) for t in self.ladder.seen if (excess := _excess(t.outcome)) is not None]
+        ranked = sorted(fell, key=lambda pair: (pair[0], pair[1].candidate.parallelism.gpus, pair[1].number))
+        self._run([Ask(t.candidate, "nearest") for _, t in ranked[:NEAREST]])
+
+    def _run(self, asks: Sequence[Ask], batch: int = BATCH) -> list[Trial]:
+        trials = []
+        for start in range(0, len(asks), batch):
+            trials += self.ladder.run(asks[start : start + batch])
+        return trials
+
+    def _baseline_phase(self, baseline: Candidate) -> None:
+        counts = self.space.replica_counts(baseline.parallelism.model_copy(update={"replicas": 1}))
+        if self.fixed_baseline or not counts:
+            self._found.baseline = self._run([Ask(baseline, "baseline")])[0]
+            return
+        found = self._fewest_replicas([(baseline, counts)], "baseline")[0]
+        chosen = _with_replicas(baseline, found or counts[-1])
+        self._found.baseline = self._run([Ask(chosen, "baseline")])[0]
+
+    def _fewest_replicas(self, starts: Sequence[tuple[Candidate, Sequence[int]]], role: Role) -> list[int | None]:
+        """Bisect the replica count of each candidate; all bisections side by side."""
+
+        def answer(batch: list[tuple[int, int]]) -> list[bool]:
+            asks = [Ask(self._canonical(_with_replicas(starts[i][0], replicas)), role) for i, replicas in batch]
+            return [_meets(trial.outcome) for trial in self._run(asks, batch=len(asks))]
+
+        return lockstep([fewest(counts) for _, counts in starts], answer)
+
+    def _canonical(self, candidate: Candidate) -> Candidate:
+        return candidate if self.fixed_baseline else self.space.canonical(candidate)
+
+    def _anchors(self) -> None:
+        """For every precision and layout, at the engine's own batching: how many replicas it takes. Then the same
+        with the other KV precisions for the layouts that came out best."""
+        first, *others = self.space.kv_dtypes
+        self._anchor([(q, layout, first) for q, layout in self.space.structures()])
+        best = ranking.finalists([t for t in self.ladder.seen if self.may_be_chosen(t)], 3)
+        again = [(t.candidate.quantization, _one(t.candidate.parallelism), kv) for t in best for kv in others]
+        self._anchor(list(dict.fromkeys(again)))
+
+    def _anchor(self, structures: Sequence[tuple[Quantization, Parallelism, str]]) -> None:
+        starts = []
+        for quantization, layout, kv in structures:
+            candidate = Candidate(
+                quantization=quantization,
+                kv_dtype=kv,
+                parallelism=layout,
+                batching=self.space.default_batching(),
+                router=self.space.router[0],
+            )
+            starts.append((candidate, self.space.replica_counts(layout)))
+        if any(goal.metric in ("cost", "gpus") for goal in self.objective.goals):
+            self._fewest_replicas(starts, "search")
+        else:
+            self._run([Ask(self._canonical(_with_replicas(c, counts[-1]))) for c, counts in starts])
+
+    def _explore(self) -> None:
+        """Batches from the sampler until the budget is spent or nothing new comes."""
+        sampler = Sampler(self._promising(self.ladder.seen), self.objective, self.seed)
+        sampler.learn(self.ladder.seen)
+        stale = 0
+        while self.ladder.simulations < self.budget and stale < STALE_BATCHES:
+            before = self.ladder.simulations
+            trials = self._run([Ask(c) for c in sampler.ask(BATCH)])
+            sampler.tell([t.outcome for t in trials])
+            stale = 0 if self.ladder.simulations > before else stale + 1
+
+    def _promising(self, trials: Sequence[Trial]) -> SearchSpace:
+        """The space without precisions that cannot be chosen whatever the batching: those that rest on assumed
+        operator times, and those that no rung let through."""
+        hopeless = set()
+        for quantization in self.space.quantizations:
+            mine = [t for t in trials if t.candidate.quantization == quantization]
+            evaluated = [ranking.evaluation_of(t) for t in mine if t.outcome.kind == "evaluation"]
+            assumed = [e for e in evaluated if ranking.rests_on_assumptions(e)]
+            if mine and (not evaluated or (len(assumed) == len(evaluated) and not self.allow_unmeasured)):
+                hopeless.add(quantization)
+        left = tuple(q for q in self.space.quantizations if q not in hopeless)
+        return self.space.model_copy(update={"quantizations": left or self.space.quantizations})
+
+    def may_be_chosen(self, trial: Trial) -> bool:
+        outcome = trial.outcome
+        return (
+            trial.rate_scale == 1.0
+            and outcome.kind == "evaluation"
+            and outcome.feasible
+            and (self.allow_unmeasured or not ranking.rests_on_assumptions(outcome))
+        )
+
+    def _capacity_phase(self) -> None:
+        """Where the finalists, the baseline and (if nothing holds) the nearest miss meet their limits."""
+        if not self.objective.slos or self.window_s <= 0:
+            return
+        self.on_phase("capacity")
+        eligible = [t for t in self.ladder.log.trials if self.may_be_chosen(t)]
+        if len(self.objective.goals) > 1:
+            picked = [t for t in (ranking.knee(ranking.pareto_front(eligible)),) if t]
+        else:
+            picked = ranking.finalists(eligible, FINALISTS)
+        if not picked:
+            evaluated = [t for t in self.ladder.log.trials if t.rate_scale == 1.0 and t.outcome.kind == "evaluation"]
+            picked = [t for t in (ranking.nearest_miss(evaluated),) if t]
+        finalists = [t.candidate for t in picked]
+        if self._found.baseline is not None and self._found.baseline.outcome.kind == "evaluation":
+            picked.append(self._found.baseline)
+        self._measure_capacity(list({t.candidate.id: t.candidate for t in picked}.values()))
+        if eligible and len(self.objective.goals) == 1:
+            self._challenge(finalists, ranking.distinct(ranking.tied(eligible)))
+
+    def _challenge(self, finalists: Sequence[Candidate], ties: Sequence[Trial]) -> None:
+        """One run for each other tie on as many GPUs, just above the best finalist's edge: whoever holds there goes
+        further, and is measured too."""
+        measured = [c for c in finalists if c.id in self._found.capacities]
+        if not measured:
+            return
+        best = max(measured, key=lambda c: self._found.capacities[c.id].rate_scale / c.parallelism.gpus)
+        rate = self._found.capacities[best.id].rate_scale * (1 + TOLERANCE)
+        others = [
+            t.candidate
+            for t in ties
+            if t.candidate.id not in self._found.capacities and t.candidate.parallelism.gpus == best.parallelism.gpus
+        ]
+        outcomes = self._run([Ask(c, "capacity", rate) for c in others[:CHALLENGERS]])
+        further = [c for c, t in zip(others, outcomes, strict=False) if _meets(t.outcome)]
+        self._measure_capacity(further, start=rate)
+
+    def _measure_capacity(self, candidates: Sequence[Candidate], start: float = 1.0) -> None:
+        def answer(batch: list[tuple[int, float]]) -> list[Evaluation | Rejected]:
+            asks = [Ask(candidates[i], "capacity", rate) for i, rate in batch]
+            return [t.outcome for t in self._run(asks, batch=len(asks))]
+
+        edges: list[Edge] = lockstep([find_edge(start) for _ in candidates], answer)
+        for candidate, edge in zip(candidates, edges, strict=True):
+            capacity = capacity_of(edge, self.window_s)
+            if capacity is not None:
+                self._found.capacities[candidate.id] = capacity
+
+
+def _excess(outcome: Evaluation | Rejected) -> float | None:
+    """How far the roofline is beyond what there is; None for everything that did not fall there."""
+    if outcome.kind != "rejected" or outcome.rung != "bound" or not outcome.need or not outcome.have:
+        return None
+    return outcome.need / outcome.have
+
+
+def _meets(outcome: Evaluation | Rejected) -> bool:
+    return outcome.kind == "evaluation" and outcome.feasible
+
+
+def _with_replicas(candidate: Candidate, replicas: int) -> Candidate:
+    parallelism = candidate.parallelism.model_copy(update={"replicas": replicas})
+    return candidate.model_copy(update={"parallelism": parallelism})
+
+
+def _one(layout: Parallelism) -> Parallelism:
+    return layout.model_copy(update={"replicas": 1})

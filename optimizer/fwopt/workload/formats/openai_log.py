@@ -1,0 +1,185 @@
+"""Logs of OpenAI-compatible servers and gateways: one JSON object a line for each chat or text completion.
+
+The request body (`model`, `messages` or `prompt`, `max_tokens` or `max_completion_tokens`, `tools`) lies under
+`request`, under `body` or at the top; the response (`usage`, `created`, `choices`) under `response`, under
+`response.body` or at the top. Time: the first of `timestamp`, `start_time`, `created_at`, `created` at the top,
+else the response's `created`; ISO 8601 text or a number since 1970, whose size tells seconds from milli-, micro-
+and nanoseconds. Tokens come from `usage`, else from the model's own tokenizer.
+
+No text is kept: prefixes are chained, keyed hashes, and the key is forgotten with the reading.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from fwopt.workload.builder import Builder
+from fwopt.workload.clock import NANOSECONDS, Clock
+from fwopt.workload.formats.base import JsonRows, Options, TraceFormat
+from fwopt.workload.formats.tokens import ChatTokenizer
+from fwopt.workload.source import Head
+
+TEXT_BLOCK_BYTES = 64
+"""Without a tokenizer, a prefix block is this much of the request's JSON text: about 16 tokens of English."""
+TOKEN_BLOCK = 16
+_TIMES = ("timestamp", "start_time", "created_at", "created")
+_SESSIONS = ("session_id", "conversation_id")
+
+
+def _accepts(head: Head) -> bool:
+    def shaped(row: Any) -> bool:
+        return isinstance(row, dict) and ("messages" in row or "usage" in row or ("prompt" in row and "model" in row))
+
+    return any(shaped(row) or any(shaped(row.get(k)) for k in ("request", "body", "response")) for row in head.objects)
+
+
+class OpenAiRows(JsonRows):
+    def __init__(self, file: str, head: Head, options: Options) -> None:
+        super().__init__(
+            Builder(
+                file, {"arrival_s": "created", "output_tokens": "completion_tokens"}, ticks_per_s=NANOSECONDS, sort=True
+            )
+        )
+        self._tokenizer = ChatTokenizer(options.model) if options.model else None
+        self.builder.block_tokens = TOKEN_BLOCK if self._tokenizer else 1
+        self._key, self._clock = os.urandom(32), Clock()
+        self._text_bytes = self._text_tokens = self._counted = 0
+
+    def parse(self, line: bytes) -> dict[str, Any]:
+        row = super().parse(line)
+        self.unread.clear()  # logs carry dozens of fields; which ones are read is documented
+        return row
+
+    def row(self, line: bytes) -> None:
+        row = self.parse(line)
+        request = _object(row, "request") or _object(row, "body") or row
+        response = _object(row, "response") or row
+        response = _object(response, "body") or response
+        if (request.get("n") or 1) != 1:
+            self.builder.bad("n", "must be 1: a request that samples several answers is not modelled", request["n"])
+        tools = request.get("tools")
+        if tools is not None and type(tools) is not list:
+            self.builder.bad("tools", "must be a list", type(tools).__name__)
+        text = self._text(request)
+        ids = self._tokenizer.prompt(request, self.builder) if self._tokenizer and text else None
+        prompt, output, counted = self._tokens(row, response, ids)
+        blocks = self._token_blocks(ids, prompt) if ids is not None else self._text_blocks(text, prompt)
+        limit = request.get("max_completion_tokens")
+        self.builder.add(
+            self._time(row, response),
+            prompt,
+            output,
+            max_tokens=request.get("max_tokens") if limit is None else limit,
+            blocks=blocks,
+            session=_first(_SESSIONS, row, request, _object(request, "metadata") or {}),
+            model=_first(("model",), request, response),
+            tools=len(tools) if tools else 0,
+        )
+        self._counted += counted
+        if text and ids is None:
+            self._text_bytes += len(text)
+            self._text_tokens += prompt
+
+    def _tokens(self, row: dict[str, Any], response: dict[str, Any], ids: list[int] | None) -> tuple[Any, Any, bool]:
+        """(prompt tokens, output tokens, counted here)."""
+        usage = response.get("usage") or row.get("usage")
+        if isinstance(usage, dict):
+            return usage.get("prompt_tokens"), usage.get("completion_tokens"), False
+        if self._tokenizer is None or ids is None:
+            rule = "must hold prompt_tokens and completion_tokens; without it, give --model FOLDER with tokenizer.json"
+            self.builder.bad("usage", rule, "absent")
+        return len(ids), self._tokenizer.output(response, self.builder), True
+
+    def _time(self, row: dict[str, Any], response: dict[str, Any]) -> int:
+        value = _first(_TIMES, row)
+        value = response.get("created") if value is None else value
+        ticks = None
+        if type(value) is str:
+            ticks = self._clock.nanoseconds(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            scale = next(s for limit, s in ((1e11, 10**9), (1e14, 10**6), (1e17, 1000), (1e309, 1)) if value < limit)
+            ticks = value * scale if isinstance(value, int) else round(value * scale)
+        if ticks is None:
+            rule = "must be ISO 8601 text or a number since 1970 (timestamp, start_time, created_at or created)"
+            self.builder.bad("arrival_s", rule, "absent" if value is None else value)
+        return ticks
+
+    def _text(self, request: dict[str, Any]) -> bytes:
+        """The prompt as bytes in which equal beginnings of conversations are equal; empty when it was not logged."""
+        messages = request.get("messages")
+        if messages is not None:
+            if type(messages) is not list or any(type(m) is not dict for m in messages):
+                self.builder.bad("messages", "must be a list of objects", type(messages).__name__)
+            parts = [request.get("tools") or [], *messages]
+        else:
+            prompt = request.get("prompt")
+            if prompt is None:
+                return b""
+            if type(prompt) is str:
+                return prompt.encode()
+            if type(prompt) is not list or any(type(token) is not int for token in prompt):
+                self.builder.bad("prompt", "must be one text or one list of token ids", type(prompt).__name__)
+            parts = prompt
+        return b"\n".join(orjson.dumps(_compact(part), option=orjson.OPT_SORT_KEYS) for part in parts)
+
+    def _text_blocks(self, text: bytes, prompt: Any) -> list[int] | None:
+        if not text or type(prompt) is not int:
+            return None
+        whole = range(0, len(text) - TEXT_BLOCK_BYTES + 1, TEXT_BLOCK_BYTES)
+        return self._chain([text[at : at + TEXT_BLOCK_BYTES] for at in whole])[: max(prompt, 0)]
+
+    def _token_blocks(self, ids: list[int], prompt: Any) -> list[int]:
+        whole = range(0, min(len(ids), prompt if type(prompt) is int else 0) - TOKEN_BLOCK + 1, TOKEN_BLOCK)
+        return self._chain([repr(ids[at : at + TOKEN_BLOCK]).encode() for at in whole])
+
+    def _chain(self, parts: list[bytes]) -> list[int]:
+        hashes, link = [], b""
+        for part in parts:
+            link = blake2b(link + part, digest_size=8, key=self._key).digest()
+            hashes.append(int.from_bytes(link, "little"))
+        return hashes
+
+    def finish(self) -> tuple[str, ...]:
+        notes = []
+        if self.builder.out_of_order:
+            notes.append(f"sorted by time; lines dated before an earlier one: {self.builder.out_of_order}")
+        if self._counted:
+            notes.append(f"requests without usage, counted with the tokenizer given: {self._counted}")
+        if self._tokenizer is None:
+            tokens = round(TEXT_BLOCK_BYTES * self._text_tokens / self._text_bytes) if self._text_bytes else 0
+            self.builder.set_block_tokens(max(tokens, 1) if self._text_bytes else 0)
+            if self._text_bytes:
+                notes.append(
+                    f"prefix blocks are {TEXT_BLOCK_BYTES} bytes of text, {max(tokens, 1)} tokens on average here: "
+                    "shares are estimates; --model FOLDER with tokenizer.json makes them exact"
+                )
+        return tuple(notes)
+
+
+def _object(row: dict[str, Any], field: str) -> dict[str, Any] | None:
+    value = row.get(field)
+    return value if type(value) is dict else None
+
+
+def _first(fields: tuple[str, ...], *rows: dict[str, Any]) -> Any:
+    return next((row[f] for row in rows for f in fields if row.get(f) is not None), None)
+
+
+def _compact(part: Any) -> Any:
+    """A message with its images, audio and files replaced by digests: their bytes are no prompt tokens."""
+    if type(part) is not dict or type(part.get("content")) is not list:
+        return part
+    pieces = [
+        p
+        if not isinstance(p, dict) or p.get("type") == "text"
+        else blake2b(orjson.dumps(p), digest_size=16).hexdigest()
+        for p in part["content"]
+    ]
+    return {**part, "content": pieces}
+
+
+FORMAT = TraceFormat("OpenAI chat/completions log, JSONL (messages or prompt, usage, created)", _accepts, OpenAiRows)
