@@ -1,5 +1,7 @@
 """Operator tables: measured points come back as measured, and what lies between is close to what was left out."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -69,14 +71,9 @@ def test_a_product_never_beats_the_device(h200, profile_of, m, n, k):
         assert found * 1.1 >= roofline.gemm(h200, dtype, rows, n, k)[0]
 
 
-_GEMM = {}
-
-
+@functools.cache
 def _sglang_gemm(profile_of, h200):
-    if "sglang" not in _GEMM:
-        columns = profile_of("h200", "sglang").columns("gemm")
-        _GEMM["sglang"] = GemmTable(columns, h200, load_priors().substitutes.dense)
-    return _GEMM["sglang"]
+    return GemmTable(profile_of("h200", "sglang").columns("gemm"), h200, load_priors().substitutes.dense)
 
 
 def test_an_lm_head_beyond_the_mesh_costs_as_many_times_more_as_it_has_columns(gemm):

@@ -12,20 +12,21 @@ from fwopt import __version__
 from fwopt.errors import FwoptError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "tune": ("fwopt.cli.tune:tune", "Plan"),
-    "inspect": ("fwopt.cli.inspect:inspect", "Workload"),
-    "convert": ("fwopt.cli.convert:convert", "Workload"),
-    "simulate": ("fwopt.cli.simulate:simulate", "Plan"),
-    "capacity": ("fwopt.cli.capacity:capacity", "Plan"),
-    "report": ("fwopt.cli.report:report", "Run folder"),
-    "export": ("fwopt.cli.export:export", "Run folder"),
-    "explain": ("fwopt.cli.explain:explain", "Run folder"),
-    "models": ("fwopt.cli.catalogue:models", "Catalogues"),
-    "hardware": ("fwopt.cli.catalogue:hardware", "Catalogues"),
-    "schema": ("fwopt.cli.schema:schema", "Catalogues"),
+    "tune": ("fwopt.cli.tune:tune", "Find the best deployment for a recorded trace."),
+    "simulate": ("fwopt.cli.simulate:simulate", "Replay a trace on one given deployment."),
+    "capacity": ("fwopt.cli.capacity:capacity", "Find how much traffic a deployment bears."),
+    "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
+    "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
+    "report": ("fwopt.cli.report:report", "Show a run and write its report again."),
+    "explain": ("fwopt.cli.explain:explain", "Say why a candidate was chosen or fell."),
+    "export": ("fwopt.cli.export:export", "Write a run's deployment files again."),
+    "models": ("fwopt.cli.catalogue:models", "List the models whose shape is known."),
+    "hardware": ("fwopt.cli.catalogue:hardware", "List GPUs with dated prices."),
+    "schema": ("fwopt.cli.schema:schema", "Print a JSON Schema."),
 }
+"""Verb -> where it lives, and its line in `fwopt --help`."""
 GROUPS: dict[str, tuple[str, str]] = {
-    "profiles": ("fwopt.cli.profiles:app", "Catalogues"),
+    "profiles": ("fwopt.cli.profiles:app", "Measured operator times: list, show, import."),
 }
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Plan LLM serving from the requests you really serve: trace in, deployment config and evidence out.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # rich help costs more than everything else that `fwopt --help` does
     pretty_exceptions_enable=False,
 )
 
@@ -59,10 +60,10 @@ def _load(target: str) -> Any:
 
 
 def _register() -> None:
-    for name, (target, panel) in VERBS.items():
-        app.command(name, rich_help_panel=panel)(_load(target))
-    for name, (target, panel) in GROUPS.items():
-        app.add_typer(_load(target), name=name, rich_help_panel=panel)
+    for name, (target, summary) in VERBS.items():
+        app.command(name, short_help=summary)(_load(target))
+    for name, (target, summary) in GROUPS.items():
+        app.add_typer(_load(target), name=name, short_help=summary)
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def why_nothing(plan: Plan) -> str:
         (
             note
             for note in plan.notes
-            if note.startswith(("to make", "no deployment", plan.nearest_miss.candidate.label))
+            if note.startswith(("to make", "even the nearest", plan.nearest_miss.candidate.label))
         ),
         "",
     )

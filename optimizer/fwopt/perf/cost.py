@@ -138,7 +138,7 @@ class CostModel:
 
     @property
     def _mla(self) -> MlaTables:
-        table: MlaTables = self._table("mla", lambda: open_mla(self.profile, self.device, self._gemm))
+        table: MlaTables = self._table("mla", lambda: open_mla(self.profile, self._gemm))
         return table
 
     def _communicate(self, kind: str, gpus: int, elements: Floats) -> Timed:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class StepGrid:
-    """Step times of one candidate on one device type, seconds; shares have a last axis of 4 (`spec.provenance.CODES`)."""
+    """Step times of one candidate on one device type, in seconds; shares' last axis is `spec.provenance.CODES`."""
 
     tokens: Floats
     """(T,) ascending token counts M, first 1, last >= max_num_batched_tokens."""

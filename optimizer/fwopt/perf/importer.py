@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,59 +101,78 @@ def import_profile(src: Path, device: str, engine: str, version: str | None, out
     return target
 
 
+@dataclass(slots=True)
+class _Rows:
+    """One source table on its way into the store, and what it lost."""
+
+    operator: str
+    table: sources.SourceTable
+    frame: pd.DataFrame
+    used: list[Path]
+    notes: list[str]
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def drop(self, keep: pd.Series[bool], reason: str) -> None:
+        if count := int((~keep).sum()):
+            self.dropped.append(Dropped(rows=count, reason=reason))
+            self.frame = self.frame[keep]
+
+
 def _import_table(
     source: _Source, operator: str, table: sources.SourceTable, out: Path, device_names: set[str]
 ) -> TableEnvironment:
     path = source.path(table.path)
-    frame = _read(path, table)
-    device_names.update(str(d) for d in frame["device"].unique())
-    used, notes, dropped = [path], list(table.notes), []
-
-    def drop(keep: pd.Series[bool], reason: str) -> None:
-        nonlocal frame
-        if count := int((~keep).sum()):
-            dropped.append(Dropped(rows=count, reason=reason))
-            frame = frame[keep]
-
-    giver, receiver = sources.BLOCK_FP8_FROM
-    if operator == "gemm" and source.engine == receiver and (frame["gemm_dtype"] == "fp8_block").any():
-        other = source.path(table.path, engine=giver)
-        drop(frame["gemm_dtype"] != "fp8_block", sources.BLOCK_FP8_REASON)
-        if other.is_file():
-            block = _read(other, table)
-            frame = _concat([frame, block[block["gemm_dtype"] == "fp8_block"]])
-            used.append(other)
-            notes.append(f"fp8_block rows are {giver} {other.parent.name}'s DeepGEMM kernel")
-    drop(np.isfinite(frame["latency"]) & (frame["latency"] > 0), "the time is not a positive number")
-    for column, values in table.keep.items():
-        drop(frame[column].isin(values), table.drop_reason)
-    for (of, kernel), reason in sources.KERNELS_UNUSED.items():
-        if of == operator:
-            drop(frame["kernel_source"] != kernel, reason)
-    kernels = tuple(sorted(str(k) for k in frame["kernel_source"].unique()))
-    keys = list(table.columns)
-    before = len(frame)
-    result = frame.groupby(keys, as_index=False, sort=True, observed=True).agg(
-        variant=("kernel_source", "first"), latency=("latency", "median")
-    )
-    if before > len(result):
-        dropped.append(Dropped(rows=before - len(result), reason="the same key again: the median is kept"))
-    result["latency"] *= table.seconds_per_unit
-    result = result.rename(columns={**table.columns, "latency": "p50_s"})
+    rows = _Rows(operator, table, _read(path, table), [path], list(table.notes))
+    device_names.update(str(d) for d in rows.frame["device"].unique())
+    _substitute_block_fp8(rows, source)
+    _drop_unusable(rows)
+    kernels = tuple(sorted(str(k) for k in rows.frame["kernel_source"].unique()))
+    _one_row_a_key(rows)
     if table.grows_with:
-        artefact = _artefacts(result, table.grows_with, table.grows_from)
-        if artefact.any():
-            reason = f"over {sources.ARTEFACT} times slower than the same with larger {table.grows_with}"
-            dropped.append(Dropped(rows=int(artefact.sum()), reason=reason))
-            result = result[~artefact]
-    _write(_canonical(result), out / f"{operator}.parquet")
+        reason = f"over {sources.ARTEFACT} times slower than the same with larger {table.grows_with}"
+        rows.drop(~_artefacts(rows.frame, table.grows_with, table.grows_from), reason)
+    _write(_canonical(rows.frame), out / f"{operator}.parquet")
     return TableEnvironment(
-        rows=len(result),
-        sources=tuple(str(p.relative_to(source.root)) for p in used),
+        rows=len(rows.frame),
+        sources=tuple(str(p.relative_to(source.root)) for p in rows.used),
         kernels=kernels,
-        dropped=tuple(dropped),
-        notes=tuple(notes),
+        dropped=tuple(rows.dropped),
+        notes=tuple(rows.notes),
     )
+
+
+def _substitute_block_fp8(rows: _Rows, source: _Source) -> None:
+    giver, receiver = sources.BLOCK_FP8_FROM
+    if rows.operator != "gemm" or source.engine != receiver or not (rows.frame["gemm_dtype"] == "fp8_block").any():
+        return
+    rows.drop(rows.frame["gemm_dtype"] != "fp8_block", sources.BLOCK_FP8_REASON)
+    other = source.path(rows.table.path, engine=giver)
+    if other.is_file():
+        block = _read(other, rows.table)
+        rows.frame = _concat([rows.frame, block[block["gemm_dtype"] == "fp8_block"]])
+        rows.used.append(other)
+        rows.notes.append(f"fp8_block rows are {giver} {other.parent.name}'s DeepGEMM kernel")
+
+
+def _drop_unusable(rows: _Rows) -> None:
+    positive = np.isfinite(rows.frame["latency"]) & (rows.frame["latency"] > 0)
+    rows.drop(positive, "the time is not a positive number")
+    for column, values in rows.table.keep.items():
+        rows.drop(rows.frame[column].isin(values), rows.table.drop_reason)
+    for (operator, kernel), reason in sources.KERNELS_UNUSED.items():
+        if operator == rows.operator:
+            rows.drop(rows.frame["kernel_source"] != kernel, reason)
+
+
+def _one_row_a_key(rows: _Rows) -> None:
+    """Median over repeated keys, in seconds, under the store's names."""
+    before, table = len(rows.frame), rows.table
+    grouped = rows.frame.groupby(list(table.columns), as_index=False, sort=True, observed=True)
+    frame = grouped.agg(variant=("kernel_source", "first"), latency=("latency", "median"))
+    frame["latency"] *= table.seconds_per_unit
+    rows.frame = frame.rename(columns={**table.columns, "latency": "p50_s"})
+    if repeated := before - len(frame):
+        rows.dropped.append(Dropped(rows=repeated, reason="the same key again: the median is kept"))
 
 
 def _read(path: Path, table: sources.SourceTable) -> pd.DataFrame:

@@ -106,19 +106,3 @@ def moe_parts(
     moved = touched * weights * WEIGHT_BYTES[dtype] + 2 * tokens * hidden * 2.0 / ep
     flops = 2.0 * tokens * topk / ep * weights
     return moved / device.bandwidth_bytes_per_s, flops / peak_flops(device, dtype)
-
-
-def moe(
-    device: DeviceSpec,
-    dtype: str,
-    tokens: Floats,
-    hidden: int,
-    inter: float,
-    experts: int,
-    topk: int,
-    tp: int,
-    ep: int,
-    gated: bool = True,
-) -> Floats:
-    """Roofline reference of one rank's experts (uniform routing, balanced ranks)."""
-    return np.maximum(*moe_parts(device, dtype, tokens, hidden, inter, experts, topk, tp, ep, gated))

@@ -34,8 +34,8 @@ class SourceTable:
     drop_reason: str = ""
     notes: tuple[str, ...] = ()
     grows_with: str | None = None
-    """Store column that time must grow with, all else equal: a row over `ARTEFACT` times slower than one with more of it
-    is a measurement artefact."""
+    """Store column that time must grow with, all else equal: a row over `ARTEFACT` times slower than one with more of
+    it is a measurement artefact."""
     grows_from: int = 1
     """Below this, kernels change for good and a smaller size may take longer."""
 

@@ -185,7 +185,7 @@ def _candidate(
         block_size=16 if engine == "vllm" else 1,
         gpu_memory_utilization=float(memory[1]) if memory else 0.9 if engine == "vllm" else _static_fraction(device, tp),
         prefix_caching=False,
-        max_model_len=max(int(context[1]), longest + 64) if context else longest + 256,
+        max_model_len=max(int(context[1]), longest) if context else None,
     )
     if batching.max_num_batched_tokens < batching.max_num_seqs:
         batching = batching.model_copy(update={"max_num_seqs": batching.max_num_batched_tokens})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fwopt.errors import FwoptError
@@ -48,6 +48,12 @@ def _cost(model: ModelSpec, device: DeviceSpec, engine: EngineSpec) -> CostModel
     return CostModel(model, device, engine, _profile(device, engine))
 
 
+def _with_shorter_context(case: Case, longest: int) -> Case:
+    """The server did start, so its context length was cut to what the load needs at most."""
+    batching = case.candidate.batching.model_copy(update={"max_model_len": longest})
+    return replace(case, candidate=case.candidate.model_copy(update={"batching": batching}))
+
+
 def predict(case: Case) -> Prediction | Unscored:
     """Simulate the row's own load under its engine's own scheduling."""
     with _LOCK:
@@ -55,7 +61,11 @@ def predict(case: Case) -> Prediction | Unscored:
             cost = _cost(case.model, case.device, case.engine)
         except FwoptError as error:
             return Unscored(f"no cost model: {error}")
+    workload = make_workload(case.load, case.key)
     fit = kv_capacity(case.model, case.device, case.candidate, case.engine)
+    if isinstance(fit, Rejected) and case.candidate.batching.max_model_len is None:
+        case = _with_shorter_context(case, int((workload.prompt_tokens + workload.output_tokens).max()))
+        fit = kv_capacity(case.model, case.device, case.candidate, case.engine)
     if isinstance(fit, Rejected):
         return Unscored(f"does not fit: {fit.reason}")
     try:
@@ -63,7 +73,7 @@ def predict(case: Case) -> Prediction | Unscored:
     except FwoptError as error:
         return Unscored(f"no cost model: {error}")
     result = simulate(
-        make_workload(case.load, case.key),
+        workload,
         grid,
         fit.blocks,
         case.candidate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fwopt.search import ranking
-from fwopt.search.capacity import TOLERANCE
+from fwopt.search.capacity import FLOOR, TOLERANCE
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.tuner import Found
 from fwopt.spec.outcome import Evaluation, Rejected, SloResult, Trial
@@ -114,12 +114,15 @@ def _misses(inputs: RunInputs, found: Found, miss: Trial | None) -> list[str]:
     open_limits = [r for r in evaluation.slos if not r.met]
     infinite = [r for r in open_limits if r.value_s is None]
     if infinite:
-        why = ", ".join(f"{count} requests {reason}" for reason, count in evaluation.metrics.rejected.items())
-        return [f"no deployment can keep {_names(infinite)}: {why}, and a rejected request never answers"]
+        refused = ", ".join(f"{count} requests ({reason})" for reason, count in evaluation.metrics.rejected.items())
+        why = f"{refused or 'too many requests'} are refused, and a refused request never answers"
+        return [f"even the nearest miss cannot keep {_names(infinite)}: {why}"]
     lines = ["to make the nearest miss a plan, relax " + " and ".join(_relaxed(r) for r in open_limits)]
     capacity = found.capacities.get(miss.candidate.id)
     if capacity is not None:
         lines.append(f"or serve {capacity.rate_scale:.2f} of the traffic: there it keeps every limit")
+    elif found.stopped is None:
+        lines.append(f"less traffic alone does not help: it misses a limit even at {FLOOR:.3g} of the rate")
     if miss.candidate.parallelism.gpus == inputs.hardware.count:
         lines.append("or use more GPUs: the nearest miss uses all that are at hand")
     return lines

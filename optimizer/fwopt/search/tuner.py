@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal
 
 from fwopt.search import ranking
 from fwopt.search.capacity import TOLERANCE, Edge, capacity_of, find_edge
 from fwopt.search.ladder import Ask, Ladder, Role, Stopped, StopReason
 from fwopt.search.sampler import Sampler
-from fwopt.search.space import SearchSpace
+from fwopt.search.schemes import scheme_name
+from fwopt.search.space import SearchSpace, layout_name
 from fwopt.search.steps import fewest, lockstep
-from fwopt.spec.candidate import Candidate, Parallelism, Quantization
+from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization
 from fwopt.spec.objective import Objective
 from fwopt.spec.outcome import Evaluation, Rejected, Trial
 from fwopt.spec.plan import Capacity
@@ -85,8 +87,7 @@ class Tuner:
             self._baseline_phase(self.baseline)
         if self.space.size <= self.budget:
             self.on_phase("enumeration")
-            self._run([Ask(c) for c in self.space.enumerate()], batch=BATCH * 4)
-            self._found.enumerated = True
+            self._enumerate()
         else:
             self.on_phase("anchors")
             self._anchors()
@@ -94,6 +95,19 @@ class Tuner:
             self._explore()
         if not any(t.outcome.kind == "evaluation" and t.outcome.feasible for t in self.ladder.seen):
             self._nearest()
+
+    def _enumerate(self) -> None:
+        """Every candidate. Where replicas follow from one another, the counts are bisected first, setting by setting;
+        what that implies is then only recorded."""
+        everything = list(self.space.enumerate())
+        if self.objective.slos and self._counts_gpus():
+            settings = {_with_replicas(c, 1).id: _with_replicas(c, 1) for c in everything}
+            self._fewest_replicas([(c, self.space.replica_counts(c.parallelism)) for c in settings.values()], "search")
+        self._run([Ask(c) for c in everything], batch=BATCH * 4)
+        self._found.enumerated = True
+
+    def _counts_gpus(self) -> bool:
+        return any(goal.metric in ("cost", "gpus") for goal in self.objective.goals)
 
     def _nearest(self) -> None:
         """Nothing fits: simulate those that the roofline rejected by least, so that the answer has numbers."""
@@ -129,29 +143,41 @@ class Tuner:
         return candidate if self.fixed_baseline else self.space.canonical(candidate)
 
     def _anchors(self) -> None:
-        """For every precision and layout, at the engine's own batching: how many replicas it takes. Then the same
-        with the other KV precisions for the layouts that came out best."""
-        first, *others = self.space.kv_dtypes
-        self._anchor([(q, layout, first) for q, layout in self.space.structures()])
+        """For every precision and layout, at the engine's own batching: how many replicas it takes. Then, for those
+        that came out best, the same with the other KV precisions and with the smallest prefill chunks."""
+        default = self.space.default_batching()
+        small = default.model_copy(update={"max_num_batched_tokens": min(self.space.max_num_batched_tokens)})
+        small = small.model_copy(update={"max_num_seqs": min(default.max_num_seqs, small.max_num_batched_tokens)})
+        self._anchor(
+            [self._start(q, layout, self.space.kv_dtypes[0], default) for q, layout in self.space.structures()]
+        )
         best = ranking.finalists([t for t in self.ladder.seen if self.may_be_chosen(t)], 3)
-        again = [(t.candidate.quantization, _one(t.candidate.parallelism), kv) for t in best for kv in others]
-        self._anchor(list(dict.fromkeys(again)))
+        if not best:
+            evaluated = [t for t in self.ladder.seen if t.outcome.kind == "evaluation"]
+            best = [t for t in (ranking.nearest_miss(evaluated),) if t]
+        self._anchor(
+            [
+                self._start(t.candidate.quantization, _one(t.candidate.parallelism), kv, batching)
+                for t, kv, batching in product(best, self.space.kv_dtypes, (default, small))
+            ]
+        )
 
-    def _anchor(self, structures: Sequence[tuple[Quantization, Parallelism, str]]) -> None:
-        starts = []
-        for quantization, layout, kv in structures:
-            candidate = Candidate(
-                quantization=quantization,
-                kv_dtype=kv,
-                parallelism=layout,
-                batching=self.space.default_batching(),
-                router=self.space.router[0],
-            )
-            starts.append((candidate, self.space.replica_counts(layout)))
-        if any(goal.metric in ("cost", "gpus") for goal in self.objective.goals):
-            self._fewest_replicas(starts, "search")
+    def _start(self, quantization: Quantization, layout: Parallelism, kv: KvDtype, batching: Batching) -> Candidate:
+        return Candidate(
+            quantization=quantization,
+            kv_dtype=kv,
+            parallelism=layout,
+            batching=batching,
+            router=self.space.router[0],
+        )
+
+    def _anchor(self, starts: Sequence[Candidate]) -> None:
+        counted = [(c, self.space.replica_counts(c.parallelism)) for c in starts]
+        counted = [(c, counts) for c, counts in counted if counts]
+        if self._counts_gpus():
+            self._fewest_replicas(counted, "search")
         else:
-            self._run([Ask(self._canonical(_with_replicas(c, counts[-1]))) for c, counts in starts])
+            self._run([Ask(self.space.canonical(_with_replicas(c, counts[-1]))) for c, counts in counted])
 
     def _explore(self) -> None:
         """Batches from the sampler until the budget is spent or nothing new comes."""
@@ -165,17 +191,24 @@ class Tuner:
             stale = 0 if self.ladder.simulations > before else stale + 1
 
     def _promising(self, trials: Sequence[Trial]) -> SearchSpace:
-        """The space without precisions that cannot be chosen whatever the batching: those that rest on assumed
-        operator times, and those that no rung let through."""
-        hopeless = set()
-        for quantization in self.space.quantizations:
-            mine = [t for t in trials if t.candidate.quantization == quantization]
-            evaluated = [ranking.evaluation_of(t) for t in mine if t.outcome.kind == "evaluation"]
-            assumed = [e for e in evaluated if ranking.rests_on_assumptions(e)]
-            if mine and (not evaluated or (len(assumed) == len(evaluated) and not self.allow_unmeasured)):
-                hopeless.add(quantization)
-        left = tuple(q for q in self.space.quantizations if q not in hopeless)
-        return self.space.model_copy(update={"quantizations": left or self.space.quantizations})
+        """The space without what cannot be chosen whatever the batching: precisions that rest on assumed operator
+        times or that no rung let through, and layouts whose weights do not fit."""
+        hopeless = {q.content_hash() for q in self.space.quantizations if self._hopeless(q, trials)}
+        left = tuple(q for q in self.space.quantizations if q.content_hash() not in hopeless)
+        too_big = {
+            (scheme_name(t.candidate.quantization), layout_name(t.candidate.parallelism))
+            for t in trials
+            if _never_fits(t, max(self.space.gpu_memory_utilization))
+        }
+        update = {"quantizations": left, "impossible": (*self.space.impossible, *sorted(too_big))}
+        narrowed = self.space.model_copy(update=update)
+        return narrowed if narrowed.structures() else self.space
+
+    def _hopeless(self, quantization: Quantization, trials: Sequence[Trial]) -> bool:
+        mine = [t.outcome for t in trials if t.candidate.quantization == quantization]
+        evaluated = [outcome for outcome in mine if outcome.kind == "evaluation"]
+        sound = [e for e in evaluated if self.allow_unmeasured or not ranking.rests_on_assumptions(e)]
+        return bool(mine) and not sound
 
     def may_be_chosen(self, trial: Trial) -> bool:
         outcome = trial.outcome
@@ -240,6 +273,17 @@ def _excess(outcome: Evaluation | Rejected) -> float | None:
     if outcome.kind != "rejected" or outcome.rung != "bound" or not outcome.need or not outcome.have:
         return None
     return outcome.need / outcome.have
+
+
+def _never_fits(trial: Trial, utilization: float) -> bool:
+    """The weights and working memory exceed the GPU at the highest memory fraction of the space too, by more than
+    smaller batches could save."""
+    outcome, used = trial.outcome, trial.candidate.batching.gpu_memory_utilization
+    if outcome.kind != "rejected" or outcome.rung != "memory" or outcome.unit != "bytes":
+        return False
+    if not outcome.need or not outcome.have or "weights" not in outcome.reason:
+        return False
+    return outcome.need > 1.08 * outcome.have * utilization / used
 
 
 def _meets(outcome: Evaluation | Rejected) -> bool:

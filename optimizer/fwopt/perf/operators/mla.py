@@ -17,7 +17,6 @@ from fwopt.perf.operators.gemm import GemmTable
 from fwopt.perf.operators.groups import Key, group_rows, pivot
 from fwopt.perf.store import Columns, Profile
 from fwopt.perf.timed import Timed
-from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import LatentAttention
 from fwopt.spec.provenance import ASSUMED, INTERPOLATED, MEASURED
 
@@ -59,7 +58,7 @@ def _over(batch: Floats, second: Floats, log_seconds: Floats, b: Floats, s: Floa
 class MlaModules:
     """vLLM: whole modules."""
 
-    def __init__(self, profile: Profile, device: DeviceSpec, gemm: GemmTable) -> None:
+    def __init__(self, profile: Profile) -> None:
         keys = ("kv_dtype", "dtype")
         self._decode = _Surfaces(profile.columns("mla_decode_module"), "context", keys)
         self._prefill = _Surfaces(profile.columns("mla_prefill_module"), "length", keys)
@@ -140,7 +139,7 @@ class MlaSeparate:
     _ABSORBED_UP_TO = 512
     """Tokens up to which the up-projection is absorbed (decode); longer steps expand keys and values (prefill)."""
 
-    def __init__(self, profile: Profile, device: DeviceSpec, gemm: GemmTable) -> None:
+    def __init__(self, profile: Profile, gemm: GemmTable) -> None:
         self._gemm = gemm
         self._decode = _Surfaces(profile.columns("mla_decode"), "context", ("kv_dtype",))
         self._prefill = _Surfaces(profile.columns("mla_prefill"), "length", ("kv_dtype",))
@@ -189,10 +188,10 @@ class MlaSeparate:
 MlaTables = MlaModules | MlaSeparate
 
 
-def open_mla(profile: Profile, device: DeviceSpec, gemm: GemmTable) -> MlaTables:
+def open_mla(profile: Profile, gemm: GemmTable) -> MlaTables:
     """The kind of latent-attention tables that the profile has."""
     if profile.has("mla_decode_module") and profile.has("mla_prefill_module"):
-        return MlaModules(profile, device, gemm)
+        return MlaModules(profile)
     if profile.has("mla_decode") and profile.has("mla_prefill") and profile.has("mla_bmm"):
-        return MlaSeparate(profile, device, gemm)
+        return MlaSeparate(profile, gemm)
     raise UnmeasuredError(f"profile {profile.name} has no latent-attention (MLA) tables")
