@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fwopt.errors import UnmeasuredError
 from fwopt.perf.memory import KvCapacity, activation_bytes, capture_sizes, kv_capacity, kv_layout, weight_bytes
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Parallelism
 from fwopt.spec.engine import EngineSpec
@@ -180,14 +179,16 @@ def test_expert_parallel_and_sliced_experts_weigh_the_same_and_dp_replicates_att
 
 
 def test_sliding_layers_make_long_sequences_cheap_but_never_promise_more_than_the_pool():
-    found = fits("openai/gpt-oss-120b", H100, batching={"max_num_seqs": 32})
-    layout = kv_layout(load_model("openai/gpt-oss-120b"), "bf16", Parallelism())
+    found = fits("openai/gpt-oss-20b", batching={"max_num_seqs": 32})
+    layout = kv_layout(load_model("openai/gpt-oss-20b"), "bf16", Parallelism())
     assert found.bytes_per_token == layout.full == layout.sliding
-    window = 32 * 144 + 2 * 8192  # tokens set aside: nine blocks a sequence, two steps in flight
-    assert found.tokens * layout.full + window * layout.sliding <= found.kv_bytes_per_gpu
-    crowded = fits("google/gemma-4-26B-A4B")  # windows for 1,024 sequences would exceed the pool: all layers count
+    assert found.sequence_blocks == 9  # a window of 128 tokens and one block beyond, as many bytes as nine full blocks
+    aside = 2 * 8192 * layout.sliding  # two steps in flight
+    assert found.tokens * layout.full + aside <= found.kv_bytes_per_gpu
+    wide = fits("google/gemma-4-26B-A4B", batching={"max_model_len": 4096})  # the window is a quarter of the longest
     both = kv_layout(load_model("google/gemma-4-26B-A4B"), "bf16", Parallelism())
-    assert crowded.bytes_per_token == both.full + both.sliding
+    assert wide.bytes_per_token == both.full + both.sliding
+    assert wide.sequence_blocks == 0
 
 
 def test_a_model_that_does_not_fit_says_what_it_needs_and_has():
@@ -229,7 +230,14 @@ def test_capture_sizes_are_vllm_defaults():
     assert capture_sizes(H200, Batching(max_num_seqs=8))[-1] == 16
 
 
-def test_other_engines_are_not_guessed():
+def test_sglangs_share_covers_weights_and_cache_alone():
+    """Its activations and graphs live outside mem_fraction_static, so the same share holds more tokens than vLLM's."""
     model = load_model("Qwen/Qwen3-8B")
-    with pytest.raises(UnmeasuredError, match="vllm only"):
-        kv_capacity(model, H200, candidate(model), EngineSpec(name="sglang", version="0.5.10"))
+    chosen = Candidate(batching=Batching(gpu_memory_utilization=0.85))
+    vllm, sglang = (
+        kv_capacity(model, H200, chosen, EngineSpec(name=name, version=version))
+        for name, version in (("vllm", "0.24.0"), ("sglang", "0.5.14"))
+    )
+    assert isinstance(vllm, KvCapacity)
+    assert isinstance(sglang, KvCapacity)
+    assert sglang.kv_bytes_per_gpu == vllm.kv_bytes_per_gpu + vllm.activation_bytes + vllm.graph_bytes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from fwopt.errors import InputError, NothingFitsError, UnknownNameError
 
 if TYPE_CHECKING:
+    from fwopt.perf.memory import KvCapacity
     from fwopt.search.simulating import SimulatingEvaluator
     from fwopt.sim import SimResult
     from fwopt.spec.candidate import Candidate
@@ -22,12 +23,12 @@ class WhatIf:
 
     candidate: Candidate
     evaluator: SimulatingEvaluator
-    kv_blocks: int
+    fit: KvCapacity
     notes: tuple[str, ...]
 
     def run(self) -> tuple[SimResult, Evaluation]:
-        result = self.evaluator.replay(self.candidate, self.kv_blocks, 1.0)
-        return result, self.evaluator.judge(self.candidate, result, self.kv_blocks, 1.0)
+        result = self.evaluator.replay(self.candidate, self.fit, 1.0)
+        return result, self.evaluator.judge(self.candidate, result, self.fit.blocks, 1.0)
 
 
 def prepare_what_if(
@@ -92,4 +93,4 @@ def prepare_what_if(
         raise NothingFitsError(f"{spec.name} does not start like this: {fit.reason}{amounts}")
     notes = [*traffic.notes, *([recorded] if recorded else []), *([profile.note] if profile.note else [])]
     notes += read.notes if read is not None else ()
-    return WhatIf(candidate, evaluator, fit.blocks, tuple(notes))
+    return WhatIf(candidate, evaluator, fit, tuple(notes))

@@ -15,6 +15,7 @@ import numpy as np
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf import capture, shapes
+from fwopt.perf.calibration import Calibration, load_calibration
 from fwopt.perf.grid import Floats, StepGrid
 from fwopt.perf.operators import attention, moe
 from fwopt.perf.operators.collective import CollectiveTable
@@ -72,9 +73,13 @@ class CostModel:
         profile: Profile,
         overheads: Overheads | None = None,
         priors: Priors | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
+        """`calibration` None: the shipped one of this engine; `Calibration(engine=…)` switches it off."""
         self.model, self.device, self.engine, self.profile = model, device, engine, profile
-        self.overheads = overheads or load_overheads(engine.name)
+        self.calibration = calibration or load_calibration(engine.name)
+        stated = overheads or load_overheads(engine.name)
+        self.overheads = stated.model_copy(update=self.calibration.overheads)
         self.priors = priors or load_priors()
         self._cache: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.RLock()
@@ -115,6 +120,9 @@ class CostModel:
             step_cpu_s=o.step_cpu_s,
             sequence_cpu_s=o.sequence_cpu_s,
             serial_s=o.serial_s,
+            sequence_serial_s=o.sequence_serial_s,
+            prefill_step_s=o.prefill_step_s + (o.mla_prefill_step_s if self._latent else 0.0),
+            prefill_in_graphs=o.prefill_in_graphs,
             request_s=o.request_s,
             prompt_token_s=o.prompt_token_s,
         )
@@ -124,6 +132,10 @@ class CostModel:
             if key not in self._cache:
                 self._cache[key] = build()
             return self._cache[key]
+
+    @property
+    def _latent(self) -> bool:
+        return any(group.attention.kind == "mla" for group in self.model.layers)
 
     # Operator tables, shared by every model on the profile.
 
@@ -146,7 +158,7 @@ class CostModel:
         if gpus == 1:
             return Timed.zero(elements.shape)
         table: CollectiveTable = self._table(operator, lambda: CollectiveTable(self.profile.columns(operator), column))
-        return table.time(kind, gpus, elements)
+        return table.time(kind, gpus, elements) * self.calibration.factor("comm")
 
     # What depends on the step's tokens.
 
@@ -160,7 +172,8 @@ class CostModel:
             if group.attention.kind == "mla":
                 heads = shapes.local_heads(group.attention.heads, p.tp)
                 dtype = shapes.scheme(q).attention
-                total += self._mla.token(group.attention, hidden, heads, dtype, kv, tokens) * group.count
+                module = self._mla.token(group.attention, hidden, heads, dtype, kv, tokens)
+                total += module * (group.count * self.calibration.factor("mla"))
                 kernels += 10 * group.count
             if layer.experts and p.dp > 1:
                 total += self._exchange(p) * group.count
@@ -181,7 +194,8 @@ class CostModel:
         return total
 
     def _product(self, p: shapes.Product) -> Timed:
-        return self._gemm.time(p.dtype, self.tokens, p.n, p.k)
+        factor = self.calibration.factors_over("gemm", p.dtype, self.tokens)
+        return self._gemm.time(p.dtype, self.tokens, p.n, p.k) * factor
 
     def _experts(self, e: shapes.Experts) -> Timed:
         """Every data-parallel rank brings `self.tokens`; tensor-parallel ranks share the same ones."""
@@ -190,7 +204,8 @@ class CostModel:
             "moe", lambda: moe.MoeTable(self.profile.columns("moe"), self.device, routing, rules)
         )
         shape = moe.Shape(e.dtype, e.hidden, e.inter, e.topk, e.experts, e.tp, e.ep)
-        return table.time(shape, self.tokens * e.sharers)
+        rows = self.tokens * e.sharers
+        return table.time(shape, rows) * self.calibration.factors_over("moe", e.dtype, rows)
 
     def _exchange(self, p: Parallelism) -> Timed:
         """Data-parallel attention: tokens of all ranks are gathered before the experts and scattered after them."""
@@ -202,7 +217,8 @@ class CostModel:
         prior = self.priors.elementwise
         rate = prior.bandwidth_efficiency * self.device.bandwidth_bytes_per_s
         moved = (self.tokens if rows is None else rows) * bytes_per_token
-        return Timed.of(np.maximum(moved / rate, prior.kernel_floor_s), BOUND)
+        seconds = np.maximum(moved / rate, prior.kernel_floor_s) * self.calibration.factor("elementwise")
+        return Timed.of(seconds, BOUND)
 
     # What depends on contexts.
 
@@ -225,7 +241,9 @@ class CostModel:
         heads = shapes.local_heads(a.heads, p.tp)
         if not isinstance(a, GroupedQueryAttention):
             args = (a, self.model.hidden_size, heads, shapes.scheme(q).attention, kv)
-            return self._mla.decode(*args, self.batches, self.contexts), self._mla.prefill(*args, self.lengths), 0.0
+            mla = self.calibration.factor("mla")
+            decode_mla = self._mla.decode(*args, self.batches, self.contexts) * mla
+            return decode_mla, self._mla.prefill(*args, self.lengths) * mla, 0.0
         shape = attention.Shape(kv, heads, shapes.local_kv_heads(a.kv_heads, p.tp), a.head_dim, a.window_tokens or 0)
         columns, device = self.profile.columns, self.device
         decode: attention.DecodeTable = self._table(
@@ -235,8 +253,8 @@ class CostModel:
             "prefill_attention", lambda: attention.PrefillTable(columns("prefill_attention"), device)
         )
         return (
-            decode.time(shape, self.batches, self.contexts),
-            prefill.time(shape, self.lengths),
+            decode.time(shape, self.batches, self.contexts) * self.calibration.factor("attention_decode"),
+            prefill.time(shape, self.lengths) * self.calibration.factor("attention_prefill"),
             prefill.floor_s(shape),
         )
 

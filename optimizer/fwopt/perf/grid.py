@@ -3,7 +3,8 @@
 The simulator knows no GPU; it looks up these arrays. One engine step over a batch costs
 
     gpu = token(M) + decode(n, mean context) + sum over chunks of [prefill(p + c) - prefill(p)] + sample(s)
-    step = max(gpu, cpu) + serial      cpu = step_cpu_s + n_scheduled * sequence_cpu_s
+    step = max(gpu, cpu) + serial      cpu    = step_cpu_s + n_scheduled * sequence_cpu_s
+                                       serial = serial_s + n_scheduled * sequence_serial_s (+ prefill_step_s with chunks)
 
 with M the tokens of the step after CUDA-graph padding, n decoding sequences, chunk c after p tokens
 already in the cache, and s sequences that get a token. All interpolation is linear between grid points.
@@ -65,5 +66,11 @@ class StepGrid:
     """API, tokenising and detokenising delay added to a request's first token, outside the engine loop."""
     prompt_token_s: float
     """The same, per prompt token."""
+    sequence_serial_s: float = 0.0
+    """Host time per scheduled sequence and step that does not overlap."""
+    prefill_step_s: float = 0.0
+    """Host time that does not overlap, per step that computes prompt chunks."""
+    prefill_in_graphs: bool = True
+    """Steps with prompt chunks replay captured graphs up to the largest size (vLLM); else they launch eagerly (SGLang)."""
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""

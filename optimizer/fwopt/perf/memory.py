@@ -39,6 +39,8 @@ tensor or expert parallelism (all-reduce and symmetric-memory buffers)."""
 CONTEXT_BYTES = {"one": round(0.6 * _GIB), "many": round(2.2 * _GIB)}
 """CUDA context and NCCL, in use before. Logs: 0.41-0.59 GiB on one or two GPUs, 2.16 GiB on eight H200."""
 _MLA_WORKSPACE_TOKENS = 65_536
+SHORT_WINDOW = 8
+"""A window is short when the longest sequence is at least so many windows."""
 _IN_FLIGHT_STEPS = 2
 """Asynchronous scheduling: tokens of two steps may hold blocks outside a sliding window."""
 
@@ -54,6 +56,8 @@ class KvCapacity:
     bytes_per_token: int
     """What one more token of a long sequence adds. Sliding-window layers count only when all layers are charged
     for every token (see `_blocks`)."""
+    sequence_blocks: int
+    """Blocks that each running sequence holds besides those for its tokens: the windows of sliding layers."""
     weight_bytes_per_gpu: int
     activation_bytes: int
     graph_bytes: int
@@ -66,7 +70,7 @@ class KvCapacity:
 
     def max_concurrency(self, max_len: int) -> float:
         """Sequences of `max_len` tokens that fit at once."""
-        return self.blocks / ceil_div(max_len, self.block_size)
+        return self.blocks / (ceil_div(max_len, self.block_size) + self.sequence_blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,9 @@ def kv_capacity(
     least = used + batching.block_size * (layout.full + layout.sliding)
     if pool <= 0:
         return _too_big(candidate, "weights and working memory exceed the GPU", least, requested)
-    need = sequence_bytes(layout, batching, batching.max_model_len or model.max_context_tokens)
-    blocks, bytes_per_token = _blocks(layout, batching, pool)
+    longest = batching.max_model_len or model.max_context_tokens
+    need = sequence_bytes(layout, batching, longest)
+    blocks, bytes_per_token, sequence_blocks = _blocks(layout, batching, pool, longest)
     have = pool - batching.block_size * bytes_per_token
     if need > have:
         return _too_big(candidate, "the KV cache cannot hold one sequence of max_model_len", need, have)
@@ -119,6 +124,7 @@ def kv_capacity(
         blocks=blocks - 1,
         block_size=batching.block_size,
         bytes_per_token=bytes_per_token,
+        sequence_blocks=sequence_blocks,
         weight_bytes_per_gpu=weights,
         activation_bytes=activation,
         graph_bytes=graphs,
@@ -171,21 +177,21 @@ def sequence_bytes(layout: KvLayout, batching: Batching, tokens: int) -> int:
     return layout.full * round_up(tokens, block) + layout.sliding * windowed
 
 
-def _blocks(layout: KvLayout, batching: Batching, pool: int) -> tuple[int, int]:
-    """(blocks, bytes per token) for a scheduler that counts every token in every block alike.
+def _blocks(layout: KvLayout, batching: Batching, pool: int, longest: int) -> tuple[int, int, int]:
+    """(blocks, bytes per token, further blocks that each running sequence holds).
 
-    In vLLM sliding layers share the pool and give back blocks that leave the window. Two countings never promise
-    more than that, and the larger one is used: charge all layers for every token, or set aside a full window for
-    each of `max_num_seqs` sequences (and two steps' tokens) and charge only the full layers.
+    In vLLM sliding layers share the pool and give back blocks that leave the window. So blocks are counted in full
+    layers only, and a running sequence holds a whole window of the sliding ones besides (too much for a sequence
+    shorter than the window), two steps' tokens set aside. Where the window is no small part of the longest sequence,
+    every layer is charged for every token instead.
     """
     block, everything = batching.block_size, layout.full + layout.sliding
-    uniform = pool // (block * everything)
-    if not (layout.full and layout.sliding):
-        return uniform, everything
+    if not (layout.full and layout.sliding) or layout.window_tokens * SHORT_WINDOW > longest:
+        return pool // (block * everything), everything, 0
     window = (ceil_div(layout.window_tokens, block) + 1) * block
-    aside = batching.max_num_seqs * window + _IN_FLIGHT_STEPS * batching.max_num_batched_tokens
-    windowed = max(0, pool - aside * layout.sliding) // (block * layout.full)
-    return (windowed, layout.full) if windowed > uniform else (uniform, everything)
+    aside = _IN_FLIGHT_STEPS * batching.max_num_batched_tokens * layout.sliding
+    held = ceil_div(window * layout.sliding, block * layout.full)
+    return max(0, pool - aside) // (block * layout.full), layout.full, held
 
 
 def activation_bytes(model: ModelSpec, candidate: Candidate) -> int:

@@ -82,6 +82,15 @@ class Overheads(Frozen):
     sequence_cpu_s_why: str
     serial_s: NonNegativeFloat
     serial_s_why: str
+    sequence_serial_s: NonNegativeFloat
+    sequence_serial_s_why: str
+    prefill_step_s: NonNegativeFloat
+    prefill_step_s_why: str
+    mla_prefill_step_s: NonNegativeFloat
+    """Added to `prefill_step_s` for models with latent attention."""
+    mla_prefill_step_s_why: str
+    prefill_in_graphs: bool
+    prefill_in_graphs_why: str
     request_s: NonNegativeFloat
     request_s_why: str
     prompt_token_s: NonNegativeFloat
@@ -100,7 +109,8 @@ class Overheads(Frozen):
 T = TypeVar("T", bound=Frozen)
 
 
-def _load(path: Path, kind: type[T]) -> T:
+def load_file(path: Path, kind: type[T]) -> T:
+    """A versioned YAML data file; InputError names file and field."""
     import yaml
 
     try:
@@ -122,7 +132,7 @@ def _load(path: Path, kind: type[T]) -> T:
 @functools.cache
 def load_priors(folder: Path | None = None) -> Priors:
     """The priors in `folder` (default: the shipped ones)."""
-    return _load((folder or data_folder("profiles")) / "priors.yaml", Priors)
+    return load_file((folder or data_folder("profiles")) / "priors.yaml", Priors)
 
 
 @functools.cache
@@ -132,4 +142,4 @@ def load_overheads(engine: str, folder: Path | None = None) -> Overheads:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UnmeasuredError(f"no host overheads for engine {engine}; there are {known}")
-    return _load(path, Overheads)
+    return load_file(path, Overheads)

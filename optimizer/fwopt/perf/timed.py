@@ -44,8 +44,9 @@ class Timed:
     def __add__(self, other: Timed) -> Timed:
         return Timed(self.by_code + other.by_code)
 
-    def __mul__(self, factor: float) -> Timed:
-        return Timed(self.by_code * factor)
+    def __mul__(self, factor: float | Floats) -> Timed:
+        """Scaled, by one factor or by one per point of the first axis."""
+        return Timed(self.by_code * (factor if isinstance(factor, float | int) else np.asarray(factor)[..., None]))
 
     def at_least(self, floor: Floats | float, code: int) -> Timed:
         """The same, topped up to `floor`; the top-up is known as `code`."""

@@ -80,6 +80,7 @@ def predict(case: Case) -> Prediction | Unscored:
         case.candidate.batching.max_model_len or case.model.max_context_tokens,
         policy=PREFILL_FIRST if case.engine.name == "sglang" else MIXED,
         concurrency=case.load.concurrency if case.load.kind == "closed" else None,
+        sequence_blocks=fit.sequence_blocks,
     )
     metrics = summarize(result.records)
     if metrics.rejected or metrics.ttft.mean_s is None or metrics.ttft.p50_s is None:

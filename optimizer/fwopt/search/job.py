@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from fwopt import __version__
-from fwopt.errors import InputError, RunFolderError
+from fwopt.errors import InputError, NothingFitsError, RunFolderError
 from fwopt.perf.cost import CostModel
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
 from fwopt.search.evaluators import Screen
+from fwopt.search.notes import shortfall
 from fwopt.search.quality import QualityScreen
 from fwopt.search.roofline import RooflineScreen
 from fwopt.search.run_folder import RunInputs
@@ -21,8 +24,9 @@ from fwopt.search.simulating import SimulatingEvaluator
 from fwopt.search.space import SearchSpace
 from fwopt.search.traffic import Traffic, load_traffic
 from fwopt.spec.candidate import Batching, Candidate
-from fwopt.spec.hardware import DeviceSpec
+from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.model import ModelSpec
+from fwopt.spec.outcome import Rejected
 from fwopt.spec.plan import InputPin
 from fwopt.targets import load_hardware, load_model
 from fwopt.targets.quantization import native_quantization
@@ -110,7 +114,36 @@ def prepare(
         notes=(*notes, *((assumed,) if assumed else ())),
         pins=_pins(traffic, model, profile),
     )
-    return _assemble(inputs, traffic, profile)
+    job = _assemble(inputs, traffic, profile)
+    require_fit(space, job.evaluator, hardware, model)
+    return job
+
+
+def require_fit(space: SearchSpace, memory: Screen, hardware: HardwareSpec, model: ModelSpec) -> None:
+    """Refuse, before any work, a model that no layout of the search can hold: names the nearest and what it lacks."""
+    nearest: tuple[float, Candidate, Rejected] | None = None
+    batching = space.batching(
+        min(space.max_num_seqs), min(space.max_num_batched_tokens), max(space.gpu_memory_utilization), True
+    )
+    for (quantization, layout), kv in product(space.structures(), space.kv_dtypes):
+        candidate = Candidate(quantization=quantization, kv_dtype=kv, parallelism=layout, batching=batching)
+        rejected = memory.check(candidate)
+        if rejected is None:
+            return
+        excess = rejected.need / rejected.have if rejected.need and rejected.have else math.inf
+        if nearest is None or excess < nearest[0]:
+            nearest = excess, candidate, rejected
+    assert nearest is not None
+    excess, candidate, rejected = nearest
+    amounts = shortfall(rejected)
+    advice = "use a larger GPU or a smaller model"
+    if math.isfinite(excess):
+        count = 2 ** math.ceil(math.log2(candidate.parallelism.gpus_per_replica * excess))
+        advice = f"use for example --hardware {hardware.device.name}:{count}"
+    raise NothingFitsError(
+        f"{model.name} fits on no layout of {hardware.count} x {hardware.device.name}; nearest "
+        f"{candidate.label}: {rejected.reason}{amounts}; {advice}"
+    )
 
 
 def reopen(

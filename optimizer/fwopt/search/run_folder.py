@@ -82,9 +82,11 @@ class RunFolder:
             if not force or not ours:
                 ways = "--resume it, replace it with --force" if ours else "it holds no run"
                 raise RunFolderError(f"{path} is not empty: {ways}, or choose another folder with --out")
-        home = path
+        home = path.absolute()
         while not home.exists():
             home = home.parent
+        if not home.is_dir():
+            raise RunFolderError(f"{home} is a file; choose another folder with --out")
         if not os.access(home, os.W_OK | os.X_OK):
             raise RunFolderError(f"{home} is not writable; choose another folder with --out")
 

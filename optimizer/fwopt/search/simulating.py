@@ -41,7 +41,7 @@ class SimulatingEvaluator:
         found = self.capacity(candidate)
         return found if isinstance(found, Rejected) else None
 
-    def replay(self, candidate: Candidate, blocks: int, rate_scale: float) -> SimResult:
+    def replay(self, candidate: Candidate, fit: KvCapacity, rate_scale: float) -> SimResult:
         """Attention data-parallel ranks have schedulers and caches of their own: to the simulator they are replicas
         whose step times were computed for all ranks stepping together."""
         parallelism = candidate.parallelism
@@ -50,16 +50,17 @@ class SimulatingEvaluator:
         return simulate(
             self._at(rate_scale),
             self.cost_model.grid(candidate),
-            blocks,
+            fit.blocks,
             candidate.model_copy(update={"parallelism": schedulers}),
             longest,
+            sequence_blocks=fit.sequence_blocks,
         )
 
     def evaluate(self, candidate: Candidate, rate_scale: float = 1.0) -> Evaluation | Rejected:
         fit = self.capacity(candidate)
         if isinstance(fit, Rejected):
             return fit
-        result = self.replay(candidate, fit.blocks, rate_scale)
+        result = self.replay(candidate, fit, rate_scale)
         return self.judge(candidate, result, fit.blocks, rate_scale)
 
     def judge(self, candidate: Candidate, result: SimResult, blocks: int, rate_scale: float) -> Evaluation:

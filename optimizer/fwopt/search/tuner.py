@@ -73,6 +73,7 @@ class Tuner:
             self._search()
         except Stopped as signal:
             self._found.stopped = signal.reason
+            self._found.baseline = self._found.baseline or self._baseline_so_far()
         if self._found.stopped != "interrupted":
             try:
                 self._capacity_phase()
@@ -129,6 +130,13 @@ class Tuner:
         found = self._fewest_replicas([(baseline, counts)], "baseline")[0]
         chosen = _with_replicas(baseline, found or counts[-1])
         self._found.baseline = self._run([Ask(chosen, "baseline")])[0]
+
+    def _baseline_so_far(self) -> Trial | None:
+        """When stopped while counting replicas: the fewest known to suffice, otherwise the most tried."""
+        tried = [t for t in self.ladder.seen if t.role == "baseline"]
+        enough = [t for t in tried if _meets(t.outcome)]
+        fewest_first = sorted(enough or tried, key=lambda t: t.candidate.parallelism.replicas, reverse=not enough)
+        return fewest_first[0] if fewest_first else None
 
     def _fewest_replicas(self, starts: Sequence[tuple[Candidate, Sequence[int]]], role: Role) -> list[int | None]:
         """Bisect the replica count of each candidate; all bisections side by side."""

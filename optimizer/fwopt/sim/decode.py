@@ -61,7 +61,7 @@ def decode_run(sim: Sim, r: int, until: float, most_steps: int) -> None:
             if slope > 0 and (cpu_s - first) / slope < count:
                 count = max(1, math.ceil((cpu_s - first) / slope))
             growth = 0.0
-        step_s = max(first, cpu_s) + limits.serial
+        step_s = max(first, cpu_s) + limits.serial + n * limits.sequence_serial
         if until < math.inf:
             count = max(1, min(count, int(min(_steps_until(until - replica.clock, step_s, growth), 1e15))))
         length = count * step_s + growth * (0.5 * count * (count - 1))

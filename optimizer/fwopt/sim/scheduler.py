@@ -25,7 +25,7 @@ def _spend(sim: Sim, r: int, gpu_s: float, sequences: int, steps: int) -> float:
     """Advance the clock by one step of `gpu_s` device seconds; returns its length."""
     replica, limits = sim.replica[r], sim.limits[0]
     cpu_s = limits.step_cpu + sequences * limits.sequence_cpu
-    length = max(gpu_s, cpu_s) + limits.serial
+    length = max(gpu_s, cpu_s) + limits.serial + sequences * limits.sequence_serial + limits.prefill_step
     replica.decided = replica.clock
     replica.clock += length
     replica.steps += steps
@@ -42,8 +42,8 @@ def _mixed_step(
     """One step that computes prompt chunks beside `decoding` decodes."""
     replica = sim.replica[r]
     sampled = decoding + ready_count
-    gpu_s = sim.token_s[decoding + new_tokens] + sim.sample_s[sampled] + prefill_s
-    sim.spent_token[decoding + new_tokens] += sim.token_s[decoding + new_tokens]
+    gpu_s = sim.mixed_s[decoding + new_tokens] + sim.sample_s[sampled] + prefill_s
+    sim.spent_token[decoding + new_tokens] += sim.mixed_s[decoding + new_tokens]
     sim.spent_sample[sampled] += sim.sample_s[sampled]
     if decoding > 0:
         j, decode_s, _ = decode_line(sim, decoding, replica.context_sum / decoding)

@@ -48,7 +48,7 @@ def _leave(sim: Sim, r: int, s: int) -> int:
 @compiled
 def _finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
-    release(sim, r, s, blocks(held_tokens, sim.limits[0].block_size))
+    release(sim, r, s, blocks(held_tokens, sim.limits[0].block_size) + sim.limits[0].sequence_blocks)
     stop_running(sim, r, s)
     replica.last_finished += 1
     done = sim.done[sim.done_count[0]]
@@ -73,7 +73,7 @@ def preempt_last(sim: Sim, r: int) -> None:
         held = _leave(sim, r, s)
         slot.generated = held - slot.prompt + 1
         slot.last = replica.clock
-    release(sim, r, s, blocks(held, sim.limits[0].block_size))
+    release(sim, r, s, blocks(held, sim.limits[0].block_size) + sim.limits[0].sequence_blocks)
     stop_running(sim, r, s)
     slot.target = slot.prompt + slot.generated
     slot.computed = 0
@@ -101,12 +101,13 @@ def admit(sim: Sim, r: int, most: int) -> int:
     s = replica.wait_head
     slot = sim.slot[s]
     found, tokens, idle = find_prefix(sim, r, s)
-    need = blocks(slot.target, limits.block_size) - tokens // limits.block_size
+    need = blocks(slot.target, limits.block_size) - tokens // limits.block_size + limits.sequence_blocks
     if need + idle > limits.kv_blocks - replica.used:
         return 0
     stop_waiting(sim, r)
     start_running(sim, r, s)
     reference_found(sim, r, s, found, tokens)
+    take(sim, r, limits.sequence_blocks)
     slot.computed = tokens
     if math.isnan(slot.scheduled):
         slot.scheduled = replica.clock

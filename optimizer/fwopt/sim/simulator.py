@@ -52,18 +52,23 @@ def simulate(
     *,
     policy: int = MIXED,
     concurrency: int | None = None,
+    sequence_blocks: int = 0,
 ) -> SimResult:
     """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
 
     `kv_blocks` is per replica; `max_context` the longest prompt + output that the server accepts, beyond
     it a request is rejected at arrival, as the server does. `concurrency` ignores the recorded arrivals and
-    keeps that many requests in flight on one replica (closed loop). Deterministic.
+    keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
+    sequence besides those for its tokens (windows of sliding layers). Deterministic.
     """
     _check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
     started = time.perf_counter()
-    status = _admissible(workload, candidate.batching.block_size, kv_blocks, max_context)
+    status = _admissible(workload, candidate.batching.block_size, kv_blocks - sequence_blocks, max_context)
     chosen = np.flatnonzero(status == UNFINISHED)
-    sim = build(workload, grid, kv_blocks, candidate, policy, slots=len(chosen), closed=concurrency is not None)
+    sim = build(
+        workload, grid, kv_blocks, candidate, policy,
+        slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
+    )  # fmt: skip
     offsets, ids_kept = _offsets(workload, chosen, candidate.batching.prefix_caching)
     sim = sim._replace(ids=ids_kept)
     columns = (workload.prompt_tokens[chosen].astype(np.int64), workload.output_tokens[chosen].astype(np.int64))

@@ -32,6 +32,9 @@ LIMITS = np.dtype(
         ("step_cpu", "f8"),
         ("sequence_cpu", "f8"),
         ("serial", "f8"),
+        ("sequence_serial", "f8"),
+        ("prefill_step", "f8"),
+        ("sequence_blocks", "i8"),
         ("edge0_log", "f8"),
         ("bins_per_log", "f8"),
     ]
@@ -142,7 +145,9 @@ class Sim(NamedTuple):
     """(R, J) ring of freed blocks that hold no reusable prefix, in order of release."""
     junk_blocks: NDArray[np.int64]
     token_s: NDArray[np.float64]
-    """(budget + 1,) dense over the tokens of a step, padding included"""
+    """(budget + 1,) dense over the tokens of a step that only decodes, padding included"""
+    mixed_s: NDArray[np.float64]
+    """(budget + 1,) the same for a step with prompt chunks"""
     sample_s: NDArray[np.float64]
     """(max_seqs + 1,)"""
     decode_s: NDArray[np.float64]

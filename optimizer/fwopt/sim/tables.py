@@ -19,15 +19,17 @@ GAP_EDGES_S: NDArray[np.float64] = np.geomspace(1e-5, 1e3, _GAP_BINS + 1)
 """Inter-token-gap histogram, 10 us to 1,000 s: bins 1.1 % wide."""
 
 
-def _padded_tokens(grid: StepGrid, budget: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _padded_tokens(
+    grid: StepGrid, budget: int, captured: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(seconds, token count looked up) for steps of 0..budget tokens."""
     count = np.arange(budget + 1)
     seconds = np.interp(count, grid.tokens, grid.token_eager_s)
-    if len(grid.capture_sizes):
+    if captured and len(grid.capture_sizes):
         at = np.searchsorted(grid.capture_sizes, count)
-        captured = at < len(grid.capture_sizes)
-        count = np.where(captured, grid.capture_sizes[np.minimum(at, len(grid.capture_sizes) - 1)], count)
-        seconds = np.where(captured, np.interp(count, grid.tokens, grid.token_graph_s), seconds)
+        inside = at < len(grid.capture_sizes)
+        count = np.where(inside, grid.capture_sizes[np.minimum(at, len(grid.capture_sizes) - 1)], count)
+        seconds = np.where(inside, np.interp(count, grid.tokens, grid.token_graph_s), seconds)
     seconds[0] = 0.0
     return seconds, count.astype(np.float64)
 
@@ -42,7 +44,15 @@ def _decode_rows(grid: StepGrid, most: int) -> NDArray[np.float64]:
 
 
 def build(
-    workload: Workload, grid: StepGrid, kv_blocks: int, candidate: Candidate, policy: int, *, slots: int, closed: bool
+    workload: Workload,
+    grid: StepGrid,
+    kv_blocks: int,
+    candidate: Candidate,
+    policy: int,
+    *,
+    slots: int,
+    closed: bool,
+    sequence_blocks: int = 0,
 ) -> Sim:
     """Arrays for `slots` requests in flight at once."""
     batching, replicas = candidate.batching, candidate.parallelism.replicas
@@ -62,6 +72,9 @@ def build(
         grid.step_cpu_s,
         grid.sequence_cpu_s,
         grid.serial_s,
+        grid.sequence_serial_s,
+        grid.prefill_step_s,
+        sequence_blocks,
         math.log(GAP_EDGES_S[0]),
         _GAP_BINS / math.log(GAP_EDGES_S[-1] / GAP_EDGES_S[0]),
     )
@@ -71,6 +84,7 @@ def build(
     unique = workload.unique_blocks if prefix else 0
     id_end, id_blocks = _id_lengths(workload, batching.block_size) if prefix else (np.zeros(0, np.int64),) * 2
     token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
+    mixed_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens, grid.prefill_in_graphs)
     junk = kv_blocks + 1 if prefix else 1
     return Sim(
         limits=limits,
@@ -93,6 +107,7 @@ def build(
         junk_stamp=np.zeros((replicas, junk), dtype=np.int64),
         junk_blocks=np.zeros((replicas, junk), dtype=np.int64),
         token_s=token_s,
+        mixed_s=mixed_s,
         sample_s=np.interp(np.arange(most + 1), grid.sample_batch, grid.sample_s) * (np.arange(most + 1) > 0),
         decode_s=_decode_rows(grid, most),
         decode_context=grid.decode_context,

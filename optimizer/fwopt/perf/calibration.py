@@ -1,0 +1,81 @@
+"""The fitted residual on top of physics: a few factors per engine and kernel family (`profiles/calibration/<engine>.yaml`).
+
+Operator tables time one kernel alone, in a burst. A serving engine runs them back to back for minutes, at sustained
+clocks, another version, with host work in between. Factors multiply operator times; overheads replace the engine's
+stated host times. Both come from `fwopt score TABLE --refit`, and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from fwopt.paths import data_folder
+from fwopt.perf.grid import Floats
+from fwopt.perf.priors import load_file
+from fwopt.spec.base import SCHEMA_VERSION, Frozen
+
+Metric = Literal["ttft", "tpot", "throughput"]
+
+SMALL_TOKENS, LARGE_TOKENS = 64.0, 1024.0
+"""A kernel family has one factor up to the first and one from the second token count on, log-linear in between:
+below, weights are streamed; above, the matrix units are busy."""
+
+SAME_KERNELS = {"int8": "fp8", "w4a16": "bf16"}
+"""Dtypes without measurements of their own take the factor of the dtype whose utilisation stands in for them."""
+
+
+class Interval(Frozen):
+    """Where the measured value lies, as multiples of the predicted one, in 80 % of held-out rows."""
+
+    metric: Metric
+    group: str
+    """`dense` or `moe`, or `all`."""
+    low: PositiveFloat
+    high: PositiveFloat
+    rows: int
+
+
+class Calibration(Frozen):
+    """One engine's fitted residual."""
+
+    schema_version: int = SCHEMA_VERSION
+    version: str = "none"
+    engine: str
+    fitted_on: str = "nothing: every factor is one"
+    factors: dict[str, PositiveFloat] = {}
+    """Kernel family -> measured time over table time. `gemm/fp8/large`, `attention_decode`, `comm` …"""
+    overheads: dict[str, NonNegativeFloat] = {}
+    """Fields of `Overheads` -> fitted seconds."""
+    intervals: tuple[Interval, ...] = ()
+
+    def factor(self, family: str) -> float:
+        """For families without regimes."""
+        return self.factors.get(family, 1.0)
+
+    def factors_over(self, family: str, dtype: str, tokens: Floats) -> Floats:
+        """For families with a small and a large regime."""
+        base = f"{family}/{SAME_KERNELS.get(dtype, dtype)}"
+        small, large = self.factor(f"{base}/small"), self.factor(f"{base}/large")
+        span = np.log(LARGE_TOKENS / SMALL_TOKENS)
+        weight = np.clip(np.log(np.maximum(tokens, 1.0) / SMALL_TOKENS) / span, 0.0, 1.0)
+        return np.asarray(small ** (1 - weight) * large**weight, dtype=np.float64)
+
+    def interval(self, metric: Metric, moe: bool) -> Interval | None:
+        """The narrowest group that was measured often enough; None where nothing was."""
+        for group in ("moe" if moe else "dense", "all"):
+            for interval in self.intervals:
+                if interval.metric == metric and interval.group == group:
+                    return interval
+        return None
+
+
+@functools.cache
+def load_calibration(engine: str, folder: Path | None = None) -> Calibration:
+    """The shipped calibration of an engine; without a file every factor is one."""
+    path = (folder or data_folder("profiles") / "calibration") / f"{engine}.yaml"
+    return load_file(path, Calibration) if path.is_file() else Calibration(engine=engine)
