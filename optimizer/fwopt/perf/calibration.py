@@ -1,4 +1,4 @@
-"""The fitted residual on top of physics: a few factors per engine and kernel family (`profiles/calibration/<engine>.yaml`).
+"""The fitted residual on top of physics: a few factors per kernel family (`profiles/calibration/<engine>.yaml`).
 
 Operator tables time one kernel alone, in a burst. A serving engine runs them back to back for minutes, at sustained
 clocks, another version, with host work in between. Factors multiply operator times; overheads replace the engine's
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from fwopt.paths import data_folder
 from fwopt.perf.grid import Floats
@@ -47,9 +47,9 @@ class Calibration(Frozen):
     version: str = "none"
     engine: str
     fitted_on: str = "nothing: every factor is one"
-    factors: dict[str, PositiveFloat] = {}
+    factors: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Kernel family -> measured time over table time. `gemm/fp8/large`, `attention_decode`, `comm` …"""
-    overheads: dict[str, NonNegativeFloat] = {}
+    overheads: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Fields of `Overheads` -> fitted seconds."""
     intervals: tuple[Interval, ...] = ()
 

@@ -4,7 +4,8 @@ The simulator knows no GPU; it looks up these arrays. One engine step over a bat
 
     gpu = token(M) + decode(n, mean context) + sum over chunks of [prefill(p + c) - prefill(p)] + sample(s)
     step = max(gpu, cpu) + serial      cpu    = step_cpu_s + n_scheduled * sequence_cpu_s
-                                       serial = serial_s + n_scheduled * sequence_serial_s (+ prefill_step_s with chunks)
+                                       serial = serial_s + n_scheduled * sequence_serial_s
+                                                + prefill_step_s when there are chunks
 
 with M the tokens of the step after CUDA-graph padding, n decoding sequences, chunk c after p tokens
 already in the cache, and s sequences that get a token. All interpolation is linear between grid points.
@@ -71,6 +72,6 @@ class StepGrid:
     prefill_step_s: float = 0.0
     """Host time that does not overlap, per step that computes prompt chunks."""
     prefill_in_graphs: bool = True
-    """Steps with prompt chunks replay captured graphs up to the largest size (vLLM); else they launch eagerly (SGLang)."""
+    """Steps with prompt chunks replay captured graphs up to the largest size (vLLM); False: eager (SGLang)."""
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""

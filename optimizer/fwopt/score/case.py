@@ -6,13 +6,12 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
-import pandas as pd
 import yaml
 
 from fwopt.errors import FwoptError
-from fwopt.score.table import number, text
+from fwopt.score.rules import server_settings
+from fwopt.score.table import Row, number, text
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Mxfp4, Parallelism, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
@@ -29,7 +28,7 @@ _WEIGHTS: dict[str, Quantization] = {"fp8": Fp8(), "fp8-block": Fp8(scale="block
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How requests came: `closed` keeps `concurrency` in flight, `poisson` has `rate_per_s`, `burst` sends all at once."""
+    """How requests came: `closed` keeps `concurrency` in flight, `poisson` has `rate_per_s`, `burst` sends all."""
 
     kind: str
     requests: int
@@ -50,6 +49,7 @@ class Case:
     engine: EngineSpec
     candidate: Candidate
     load: Load
+    async_scheduling: bool
     key: str
     """Identifies the configuration: rows that repeat one have the same key."""
 
@@ -84,7 +84,7 @@ def _device(name: str) -> DeviceSpec | str:
         return str(error)
 
 
-def read_case(row: pd.Series[Any]) -> Case | Unscored:
+def read_case(row: Row) -> Case | Unscored:
     """Resolve a row."""
     engine = text(row, "engine").lower()
     if engine not in ENGINES:
@@ -111,10 +111,14 @@ def read_case(row: pd.Series[Any]) -> Case | Unscored:
     names = ("model", "precision", "gpu", "engine", "tp", "dp", "ep", "isl", "osl", "load_type", "concurrency",
              "request_rate", "dataset", "max_num_seqs", "max_num_batched_tokens")  # fmt: skip
     key = "|".join(text(row, name) for name in names)
-    return Case(model, device, EngineSpec(name=engine, version=ENGINES[engine]), candidate, load, key)  # type: ignore[arg-type]
+    overlap = "async-scheduling" in text(row, "server_cmd_or_flags") or server_settings(row).get(
+        "async_scheduling", True
+    )
+    spec = EngineSpec.model_validate({"name": engine, "version": ENGINES[engine]})
+    return Case(model, device, spec, candidate, load, overlap, key)
 
 
-def _weights(row: pd.Series[Any], model: ModelSpec) -> Quantization | Unscored:
+def _weights(row: Row, model: ModelSpec) -> Quantization | Unscored:
     named = _names().get(text(row, "model"), {}).get("weights")
     precision = text(row, "precision").lower()
     if model.checkpoint_quantization == "mxfp4":
@@ -132,15 +136,13 @@ def _weights(row: pd.Series[Any], model: ModelSpec) -> Quantization | Unscored:
     return Unscored(f"precision {precision} is not modelled")
 
 
-def _load(row: pd.Series[Any]) -> Load | Unscored:
+def _load(row: Row) -> Load | Unscored:
     prompt, output = number(row, "isl"), number(row, "osl")
     if not prompt or not output:
         return Unscored("no prompt or output length")
     kind, dataset = text(row, "load_type"), text(row, "dataset").lower()
     concurrency, rate, count = (number(row, name) for name in ("concurrency", "request_rate", "num_prompts"))
     spread = "sharegpt" if "sharegpt" in dataset else "uniform" if "0.8" in dataset else "fixed"
-    if spread == "uniform":
-        prompt, output = prompt, output
     if kind in ("closed_loop_concurrency", "rate_1000_capped_512"):
         if not concurrency:
             return Unscored("closed loop without its concurrency")
@@ -156,43 +158,42 @@ def _load(row: pd.Series[Any]) -> Load | Unscored:
     return Unscored(f"load type {kind or '(none)'} is not modelled")
 
 
-def _static_fraction(device: DeviceSpec, tp: int) -> float:
-    """SGLang's own `mem_fraction_static`: what is left after 512 MiB, 1.5 MiB a token of a prefill chunk, 2 MiB a
-    captured sequence and 1 GiB * tp / 8 (its server arguments, 0.5)."""
+def _memory_share(engine: str, device: DeviceSpec, tp: int) -> float:
+    """What an engine takes when not told: vLLM 0.9 (0.92 since 0.20). SGLang's `mem_fraction_static` is what 512 MiB,
+    1.5 MiB a token of a prefill chunk, 2 MiB a captured sequence and 1 GiB * tp / 8 leave (its server arguments, 0.5).
+    """
+    if engine == "vllm":
+        return 0.9
     total_mib = device.memory_bytes / 2**20
-    captured = 512 if total_mib > 100_000 or tp >= 4 else 256
+    captured = 512 if tp >= 4 else 256
     return round((total_mib - (512 + 1.5 * 8192 + 2 * captured + 1024 * tp / 8)) / total_mib, 3)
 
 
-def _candidate(
-    row: pd.Series[Any], engine: str, device: DeviceSpec, weights: Quantization, load: Load
-) -> Candidate | Unscored:
+def _candidate(row: Row, engine: str, device: DeviceSpec, weights: Quantization, load: Load) -> Candidate | Unscored:
     tp, dp, ep = (int(number(row, name) or 1) for name in ("tp", "dp", "ep"))
     if (number(row, "pp") or 1) > 1:
         return Unscored("pipeline parallelism is not modelled")
     flags = text(row, "server_cmd_or_flags")
     if "speculative" in flags:
         return Unscored("speculative decoding is not modelled")
+    said = server_settings(row)
     memory = re.search(r"(?:gpu-memory-utilization|mem-fraction-static)[= ]([\d.]+)", flags)
-    inference_x = text(row, "source") == "aiconfigurator_silicon_inferencex"
-    seqs = number(row, "max_num_seqs") or (load.concurrency if inference_x and engine == "vllm" else None)
-    tokens = number(row, "max_num_batched_tokens")
+    seqs = number(row, "max_num_seqs") or said.get("max_num_seqs")
+    tokens = number(row, "max_num_batched_tokens") or said.get("max_num_batched_tokens")
+    if seqs == "concurrency":
+        seqs = load.concurrency
     context = re.search(r"max-model-len[= ](\d+)", flags)
     longest = int(load.prompt_tokens + load.output_tokens)
     batching = Batching(
         max_num_seqs=int(seqs or 1024),
         max_num_batched_tokens=int(tokens or 8192),
         block_size=16 if engine == "vllm" else 1,
-        gpu_memory_utilization=float(memory[1])
-        if memory
-        else 0.9
-        if engine == "vllm"
-        else _static_fraction(device, tp),
+        gpu_memory_utilization=float(memory[1]) if memory else _memory_share(engine, device, tp),
         prefix_caching=False,
         max_model_len=max(int(context[1]), longest) if context else None,
     )
     if batching.max_num_batched_tokens < batching.max_num_seqs:
         batching = batching.model_copy(update={"max_num_seqs": batching.max_num_batched_tokens})
-    kv = "fp8" if re.search(r"kv-cache-dtype[= ]fp8", flags) else "bf16"
+    kv = "fp8" if re.search(r"kv-cache-dtype[= ]fp8", flags) else said.get("kv_dtype", "bf16")
     parallelism = Parallelism(tp=tp, dp=dp, ep=ep > 1)
-    return Candidate(quantization=weights, kv_dtype=kv, parallelism=parallelism, batching=batching)  # type: ignore[arg-type]
+    return Candidate(quantization=weights, kv_dtype=kv, parallelism=parallelism, batching=batching)

@@ -57,4 +57,5 @@ def _lengths(rng: np.random.Generator, n: int, nominal: float, spread: str, sigm
         drawn *= nominal / drawn.mean()
     else:
         drawn = np.full(n, nominal)
-    return np.maximum(1, np.rint(drawn)).astype(np.int32)
+    lengths: NDArray[np.int32] = np.maximum(1, np.rint(drawn)).astype(np.int32)
+    return lengths

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from fwopt.errors import FwoptError
 from fwopt.metrics import statistic, summarize
+from fwopt.perf.calibration import Calibration
 from fwopt.perf.cost import CostModel
 from fwopt.perf.memory import kv_capacity
 from fwopt.perf.store import Profile, load_profile
@@ -44,8 +45,27 @@ def _profile(device: DeviceSpec, engine: EngineSpec) -> Profile:
 
 
 @lru_cache(maxsize=64)
-def _cost(model: ModelSpec, device: DeviceSpec, engine: EngineSpec) -> CostModel:
+def _shipped(model: ModelSpec, device: DeviceSpec, engine: EngineSpec) -> CostModel:
     return CostModel(model, device, engine, _profile(device, engine))
+
+
+class CostModels:
+    """Cost models under one calibration, built when first asked for. Safe to share between threads."""
+
+    def __init__(self, calibration: Calibration | None = None) -> None:
+        """None: the shipped calibration."""
+        self._calibration = calibration
+        self._built: dict[tuple[ModelSpec, DeviceSpec, EngineSpec], CostModel] = {}
+
+    def of(self, case: Case) -> CostModel:
+        with _LOCK:
+            key = (case.model, case.device, case.engine)
+            if self._calibration is None:
+                return _shipped(*key)
+            if key not in self._built:
+                profile = _profile(case.device, case.engine)
+                self._built[key] = CostModel(*key, profile, calibration=self._calibration)
+            return self._built[key]
 
 
 def _with_shorter_context(case: Case, longest: int) -> Case:
@@ -54,13 +74,12 @@ def _with_shorter_context(case: Case, longest: int) -> Case:
     return replace(case, candidate=case.candidate.model_copy(update={"batching": batching}))
 
 
-def predict(case: Case) -> Prediction | Unscored:
+def predict(case: Case, models: CostModels) -> Prediction | Unscored:
     """Simulate the row's own load under its engine's own scheduling."""
-    with _LOCK:
-        try:
-            cost = _cost(case.model, case.device, case.engine)
-        except FwoptError as error:
-            return Unscored(f"no cost model: {error}")
+    try:
+        cost = models.of(case)
+    except FwoptError as error:
+        return Unscored(f"no cost model: {error}")
     workload = make_workload(case.load, case.key)
     fit = kv_capacity(case.model, case.device, case.candidate, case.engine)
     if isinstance(fit, Rejected) and case.candidate.batching.max_model_len is None:
@@ -72,6 +91,9 @@ def predict(case: Case) -> Prediction | Unscored:
         grid = cost.grid(case.candidate)
     except FwoptError as error:
         return Unscored(f"no cost model: {error}")
+    if not case.async_scheduling:  # the host's work of a step comes between steps
+        serial_s = grid.serial_s + grid.step_cpu_s
+        grid = replace(grid, async_scheduling=False, serial_s=serial_s, step_cpu_s=0.0)
     result = simulate(
         workload,
         grid,

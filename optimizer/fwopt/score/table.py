@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from fwopt.errors import InputError
+
+Row = Mapping[str, Any]
 
 REQUIRED = ("model", "gpu", "n_gpus", "engine", "tp", "isl", "osl", "load_type")
 MEASURED = (
@@ -32,12 +37,21 @@ def read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def number(row: pd.Series[object], name: str) -> float | None:
-    """A numeric cell, None where it is empty or absent."""
-    value = pd.to_numeric(row.get(name), errors="coerce")
-    return None if pd.isna(value) else float(value)
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows, as plain mappings."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def text(row: pd.Series[object], name: str) -> str:
+def number(row: Row, name: str) -> float | None:
+    """A numeric cell, None where it is empty, absent or no number."""
+    try:
+        value = float(row.get(name))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def text(row: Row, name: str) -> str:
+    """A cell as text, empty where it is empty or absent."""
     value = row.get(name)
-    return "" if value is None or pd.isna(value) else str(value)
+    return "" if value is None or value != value else str(value)

@@ -1,0 +1,29 @@
+"""`fwopt score`: how good are the predictions, against measurements that others took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def score(
+    measurements: Annotated[Path, typer.Argument(help="CSV of measured serving results, plain or .gz.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    rows: Annotated[Path | None, typer.Option(help="Write every row with its prediction here.")] = None,
+    uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Physics alone, no fitted factors.")] = False,
+    held_out: Annotated[
+        int | None, typer.Option(min=2, help="Refit on K-1 of K parts by configuration, score the part left out.")
+    ] = None,
+    refit: Annotated[
+        Path | None, typer.Option(help="Fit on these rows and write the calibration to this folder.")
+    ] = None,
+) -> None:
+    """Predict every row of a measured-serving table by simulating the load that it describes; print the errors.
+
+    The schema of the table, and what is excluded and why, is in docs/score.md.
+    """
+    from fwopt.cli.scoring import run_score
+
+    run_score(measurements, as_json=json, rows=rows, uncalibrated=uncalibrated, held_out=held_out, refit=refit)

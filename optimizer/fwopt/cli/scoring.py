@@ -1,0 +1,72 @@
+"""The work of `fwopt score`, loaded only when the verb runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from fwopt.errors import InputError
+
+
+def run_score(
+    measurements: Path,
+    *,
+    as_json: bool,
+    rows: Path | None,
+    uncalibrated: bool,
+    held_out: int | None,
+    refit: Path | None,
+) -> None:
+    """Score, or refit, and print."""
+    from rich.console import Console
+
+    from fwopt.perf.calibration import Calibration
+    from fwopt.score.case import ENGINES
+    from fwopt.score.refit import cross_validate, refit_all
+    from fwopt.score.render import render
+    from fwopt.score.run import score
+    from fwopt.score.summary import summarize
+    from fwopt.score.table import read_table
+
+    if sum((uncalibrated, held_out is not None, refit is not None)) > 1:
+        raise InputError("--uncalibrated, --held-out and --refit exclude each other; give one")
+    table = read_table(measurements)
+    console = Console(stderr=True)
+    if refit is not None:
+        with console.status("fitting, a few minutes"):
+            paths = refit_all(table, refit, measurements.name)
+        for path in paths:
+            typer.echo(path)
+        return
+    with console.status(f"replaying {len(table)} measured loads"):
+        if held_out is not None:
+            scored = cross_validate(table, held_out)
+        elif uncalibrated:
+            scored = score(table, {engine: Calibration(engine=engine) for engine in ENGINES})
+        else:
+            scored = score(table)
+    if rows is not None:
+        _write(scored.drop(columns=["moe"]), rows)
+    summary = summarize(scored)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        Console(highlight=False).print(render(summary))
+
+
+def _write(frame: object, path: Path) -> None:
+    """Whole or not at all."""
+    import pandas as pd
+
+    assert isinstance(frame, pd.DataFrame)
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            frame.to_csv(beside, index=False, compression="gzip" if path.suffix == ".gz" else None)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,125 @@
+"""Calibration from a measured table: fitted, cross-validated, with intervals from what was held out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fwopt.perf.calibration import Calibration, Interval
+from fwopt.score.case import ENGINES, Case, read_case
+from fwopt.score.fit import Fit, Observation
+from fwopt.score.rules import excluded_by
+from fwopt.score.run import METRICS, observe, score
+from fwopt.score.table import records
+from fwopt.spec.base import content_hash
+
+FOLDS = 5
+LOW, HIGH = 0.1, 0.9
+"""An 80 % interval."""
+MIN_ROWS = 20
+"""Fewer held-out errors than this make no group of their own."""
+
+
+def _observations(table: pd.DataFrame, engine: str) -> list[Observation]:
+    """Rows of one engine that may teach: resolvable and under no exclusion."""
+    found = []
+    for row in records(table):
+        case = read_case(row)
+        if isinstance(case, Case) and case.engine.name == engine and excluded_by(row) is None:
+            found.append(observe(row, case))
+    return found
+
+
+def fold_of(key: str, folds: int) -> int:
+    """Rows that repeat a configuration fall into the same part."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % folds
+
+
+def intervals(errors: Sequence[tuple[bool, dict[str, float]]]) -> tuple[Interval, ...]:
+    """From (is MoE, log(predicted / measured)) of held-out rows: where measured lies relative to predicted."""
+    found = []
+    for metric in METRICS:
+        for group, members in (("dense", {False}), ("moe", {True}), ("all", {False, True})):
+            ratio = np.array([-e[metric] for moe, e in errors if moe in members and metric in e])
+            if len(ratio) < MIN_ROWS:
+                continue
+            # the outer order statistics, so that few rows give wide intervals and not lucky narrow ones
+            low = float(np.quantile(ratio, LOW, method="lower"))
+            high = float(np.quantile(ratio, HIGH, method="higher"))
+            found.append(
+                Interval(metric=metric, group=group, low=round(math.exp(low), 4), high=round(math.exp(high), 4),
+                         rows=len(ratio))
+            )  # fmt: skip
+    return tuple(found)
+
+
+def _held_out_errors(fit: Fit, rows: Sequence[Observation], folds: int) -> list[tuple[bool, dict[str, float]]]:
+    """Each row's errors under a fit that has not seen its configuration."""
+    errors: list[tuple[bool, dict[str, float]]] = []
+    for part in range(folds):
+        train = [row for row in rows if fold_of(row.case.key, folds) != part]
+        test = [row for row in rows if fold_of(row.case.key, folds) == part]
+        if train and test:
+            found = fit.errors(fit.run(train), test)
+            errors += [(row.case.model.is_moe, error) for row, error in zip(test, found, strict=True)]
+    return errors
+
+
+def fit_engine(rows: Sequence[Observation], engine: str, folds: int, fitted_on: str) -> Calibration:
+    """Fit on all of `rows`; intervals from a cross-validation within them."""
+    fit = Fit(engine, rows)
+    held_out = _held_out_errors(fit, rows, folds)
+    calibration = fit.calibration(fit.run(rows), fitted_on=fitted_on)
+    content = calibration.model_dump(mode="json", exclude={"version"})
+    version = f"{datetime.now(UTC):%Y-%m-%d}-{content_hash(content)[:6]}"
+    return calibration.model_copy(update={"version": version, "intervals": intervals(held_out)})
+
+
+def refit_all(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
+    """Fit every engine that has rows and write `<folder>/<engine>.yaml`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for engine in ENGINES:
+        rows = _observations(table, engine)
+        if not rows:
+            continue
+        calibration = fit_engine(rows, engine, FOLDS, f"{name}, {len(rows)} rows of {engine}")
+        path = folder / f"{engine}.yaml"
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.write_text(_text(calibration, name), encoding="utf-8")
+        beside.replace(path)
+        paths.append(path)
+    return paths
+
+
+def _text(calibration: Calibration, name: str) -> str:
+    head = f"# Fitted by `fwopt score {name} --refit FOLDER`. Factors multiply operator times, overheads are seconds,\n"
+    head += (
+        "# intervals say where the measured value lay, as multiples of the predicted one, in 80 % of held-out rows.\n"
+    )
+    content: dict[str, Any] = calibration.model_dump(mode="json")
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def cross_validate(table: pd.DataFrame, folds: int) -> pd.DataFrame:
+    """Every row scored by a calibration that has seen nothing of its configuration, intervals included."""
+    keys = [case.key if isinstance(case := read_case(row), Case) else "" for row in records(table)]
+    part_of = np.array([fold_of(key, folds) for key in keys])
+    parts = []
+    for part in range(folds):
+        train, test = table[part_of != part], table[part_of == part]
+        calibrations = {}
+        for engine in ENGINES:
+            rows = _observations(train, engine)
+            if rows:
+                calibrations[engine] = fit_engine(rows, engine, FOLDS - 1, "held-out part")
+        parts.append(score(test, calibrations))
+    return pd.concat(parts).loc[table.index]
