@@ -55,7 +55,7 @@ def test_the_bare_call_writes_plan_evidence_and_files(run):
     assert plan.baseline.candidate.batching.max_num_seqs == 1024
     assert plan.baseline.capacity is not None
     assert any("no objective given" in note for note in plan.notes)
-    assert {p.what for p in plan.inputs} == {"workload", "model config", "profile"}
+    assert {p.what for p in plan.inputs} == {"workload", "model config", "profile", "calibration"}
     for name in ("inputs.json", "trials.jsonl", "report.md", "report.html", "deploy/vllm/config.yaml"):
         assert (folder / name).is_file()
     assert plan.chosen.candidate.label in " ".join(done.stdout.split())

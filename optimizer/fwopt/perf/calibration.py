@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -18,6 +18,7 @@ from fwopt.paths import data_folder
 from fwopt.perf.grid import Floats
 from fwopt.perf.priors import load_file
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.provenance import Interval as Interval
 
 Metric = Literal["ttft", "tpot", "throughput"]
 
@@ -27,17 +28,6 @@ below, weights are streamed; above, the matrix units are busy."""
 
 SAME_KERNELS = {"int8": "fp8", "w4a16": "bf16"}
 """Dtypes without measurements of their own take the factor of the dtype whose utilisation stands in for them."""
-
-
-class Interval(Frozen):
-    """Where the measured value lies, as multiples of the predicted one, in 80 % of held-out rows."""
-
-    metric: Metric
-    group: str
-    """`dense` or `moe`, or `all`."""
-    low: PositiveFloat
-    high: PositiveFloat
-    rows: int
 
 
 class Calibration(Frozen):
@@ -72,6 +62,11 @@ class Calibration(Frozen):
                 if interval.metric == metric and interval.group == group:
                     return interval
         return None
+
+    def intervals_for(self, moe: bool) -> tuple[Interval, ...]:
+        """One interval a metric, where there is one."""
+        found = (self.interval(metric, moe) for metric in get_args(Metric))
+        return tuple(interval for interval in found if interval is not None)
 
 
 @functools.cache

@@ -154,6 +154,18 @@ def outcome(plan: Plan) -> str:
     return verdict(plan).headline
 
 
+_INTERVAL_NAMES = {"ttft": "mean TTFT", "tpot": "mean TPOT", "throughput": "throughput"}
+
+
+def accuracy(plan: Plan) -> str | None:
+    """How far such predictions were off where somebody measured, for example `mean TTFT 0.90-1.15x the predicted`."""
+    if not plan.intervals:
+        return None
+    said = [f"{_INTERVAL_NAMES[i.metric]} {i.low:.2f}-{i.high:.2f}x" for i in plan.intervals]
+    fewest = min(i.rows for i in plan.intervals)
+    return f"80% of held-out measurements (at least {fewest}) were {f.listing(said)} the predicted value"
+
+
 def verdict(plan: Plan) -> Verdict:
     if plan.chosen is None:
         return _nothing(plan)
@@ -165,6 +177,7 @@ def verdict(plan: Plan) -> Verdict:
         ("headroom", _headroom(chosen)),
         *(("but", caution) for caution in _cautions(plan)),
         ("known", known(chosen.evaluation)),
+        ("error", accuracy(plan)),
         ("price", month_basis(plan) if plan.hardware.price else None),
     ]
     careful = plan.status == "interrupted" or chosen.evaluation.provenance.assumed > 0 or bool(chosen.needs_checkpoint)

@@ -28,7 +28,7 @@ FAMILIES = (
     "gemm/fp8_block/large", "moe/bf16/small", "moe/bf16/large", "moe/fp8_block/small", "moe/fp8_block/large",
     "moe/mxfp4/small", "moe/mxfp4/large", "attention_decode", "attention_prefill", "mla", "comm", "elementwise",
 )  # fmt: skip
-FAMILY_SPREAD = 0.1
+FAMILY_SPREAD = 0.15
 """How far a factor is expected from one, in log units: the strength of the pull."""
 OVERHEADS = {
     "serial_s": 0.5, "sequence_serial_s": 0.7, "prefill_step_s": 1.0, "mla_prefill_step_s": 1.5, "request_s": 0.5

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fwopt import __version__
 from fwopt.errors import InputError, NothingFitsError, RunFolderError
+from fwopt.perf.calibration import load_calibration
 from fwopt.perf.cost import CostModel
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
@@ -24,6 +25,7 @@ from fwopt.search.simulating import SimulatingEvaluator
 from fwopt.search.space import SearchSpace
 from fwopt.search.traffic import Traffic, load_traffic
 from fwopt.spec.candidate import Batching, Candidate
+from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.outcome import Rejected
@@ -112,7 +114,8 @@ def prepare(
         allow_unmeasured=settings.allow_unmeasured,
         profiles=str(profiles) if profiles else None,
         notes=(*notes, *((assumed,) if assumed else ())),
-        pins=_pins(traffic, model, profile),
+        pins=_pins(traffic, model, profile, engine),
+        intervals=load_calibration(engine.name).intervals_for(model.is_moe),
     )
     job = _assemble(inputs, traffic, profile)
     require_fit(space, job.evaluator, hardware, model)
@@ -163,7 +166,7 @@ def reopen(
     )
     home = profiles or (Path(inputs.profiles) if inputs.profiles else None)
     profile = load_profile(inputs.hardware.device, inputs.engine, home)
-    for was, now in zip(inputs.pins, _pins(traffic, inputs.model, profile), strict=True):
+    for was, now in zip(inputs.pins, _pins(traffic, inputs.model, profile, inputs.engine), strict=True):
         if was.digest != now.digest and (same_traffic or was.what != "workload"):
             raise RunFolderError(
                 f"{folder}: the {was.what} changed since ({was.digest} then, {now.digest} now); start a new run"
@@ -171,12 +174,13 @@ def reopen(
     return _assemble(inputs, traffic, profile)
 
 
-def _pins(traffic: Traffic, model: ModelSpec, profile: Profile) -> tuple[InputPin, ...]:
+def _pins(traffic: Traffic, model: ModelSpec, profile: Profile, engine: EngineSpec) -> tuple[InputPin, ...]:
     workload = traffic.workload
     return (
         InputPin(what="workload", name=workload.name, digest=workload.digest),
         InputPin(what="model config", name=model.name, digest=model.config_digest),
         InputPin(what="profile", name=profile.name, digest=profile.digest),
+        InputPin(what="calibration", name=engine.name, digest=load_calibration(engine.name).content_hash()),
     )
 
 

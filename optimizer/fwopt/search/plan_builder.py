@@ -52,6 +52,7 @@ class PlanBuilder:
             engine=self.inputs.engine,
             objective=self.inputs.objective,
             profile=self.profile,
+            intervals=self.inputs.intervals,
             inputs=self.inputs.pins,
             seed=self.inputs.seed,
             status=self._status(chosen),

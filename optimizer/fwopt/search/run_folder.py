@@ -20,6 +20,7 @@ from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
+from fwopt.spec.provenance import Interval
 
 T = TypeVar("T", bound=Frozen)
 
@@ -50,6 +51,8 @@ class RunInputs(Frozen):
     notes: tuple[str, ...] = ()
     """What was assumed while resolving, for the plan."""
     pins: tuple[InputPin, ...]
+    intervals: tuple[Interval, ...] = ()
+    """Of the calibration in use, for this kind of model."""
     """Workload, model config, profile: by content."""
 
 

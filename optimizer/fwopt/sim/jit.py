@@ -40,13 +40,28 @@ _FOLDER = _cache_folder()
 config: Any = numba.config
 
 
+_LEAN: dict[str, Any] = {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
+"""Nothing here allocates: Python owns every array during a call, so numba's reference counting (which pairs an atomic
+increment and decrement with each record looked at, and with each array of `Sim` at each call) is switched off. That
+makes the loop about four times as fast, and leaves half as much to compile."""
+
+
+def entry(function: F) -> F:
+    """Compile a function that Python calls: without the GIL, cached on disk where possible."""
+    return _compile(function, _LEAN)
+
+
 def compiled(function: F) -> F:
-    """`numba.njit` without the GIL, cached on disk where possible."""
+    """Compile a function that only compiled code calls: without a wrapper that takes `Sim` apart for Python."""
+    return _compile(function, {**_LEAN, "no_cpython_wrapper": True})
+
+
+def _compile(function: F, options: dict[str, Any]) -> F:
     if _FOLDER is None:
-        return cast(F, numba.njit(nogil=True)(function))
+        return cast(F, numba.njit(**options)(function))
     previous = config.CACHE_DIR
     config.CACHE_DIR = str(_FOLDER)
     try:
-        return cast(F, numba.njit(nogil=True, cache=True)(function))
+        return cast(F, numba.njit(cache=True, **options)(function))
     finally:
         config.CACHE_DIR = previous

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fwopt.sim.jit import compiled
+from fwopt.sim.jit import compiled, entry
 from fwopt.sim.queues import wait_at_end
 from fwopt.sim.scheduler import advance
 from fwopt.sim.state import Floats, Integers, Sim
@@ -45,7 +45,7 @@ def _pick(sim: Sim, policy: int, turn: int, now: float) -> int:
     return best
 
 
-@compiled
+@entry
 def run_open(
     sim: Sim,
     policy: int,
@@ -75,14 +75,14 @@ def run_open(
     return turn
 
 
-@compiled
+@entry
 def drain(sim: Sim) -> None:
     """Let every replica finish what it has."""
     for r in range(len(sim.replica)):
         advance(sim, r, math.inf)
 
 
-@compiled
+@entry
 def run_closed(
     sim: Sim,
     concurrency: int,

@@ -11,6 +11,7 @@ from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.outcome import Evaluation
+from fwopt.spec.provenance import Interval
 
 
 class Capacity(Frozen):
@@ -78,6 +79,8 @@ class Plan(Frozen):
     objective: Objective
     profile: str
     """Which profile store entry supplied the operator times."""
+    intervals: tuple[Interval, ...] = ()
+    """How far predictions of this kind were off on held-out measurements."""
     inputs: tuple[InputPin, ...]
     seed: int
     status: Literal["complete", "interrupted", "infeasible"]

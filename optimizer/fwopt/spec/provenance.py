@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from fwopt.spec.base import Frozen
 
@@ -26,3 +26,15 @@ class ProvenanceShares(Frozen):
     interpolated: Share = 0.0
     bound: Share = 0.0
     assumed: Share = 0.0
+
+
+class Interval(Frozen):
+    """Where a measured value lies, as multiples of the predicted one, in 80 % of results held out of the fit."""
+
+    metric: Literal["ttft", "tpot", "throughput"]
+    """Means over requests; throughput in output tokens per second."""
+    group: Literal["dense", "moe", "all"]
+    low: PositiveFloat
+    high: PositiveFloat
+    rows: PositiveInt
+    """Held-out results behind it."""

@@ -1,0 +1,5 @@
+"""`python -m fwopt`."""
+
+from fwopt.cli.app import main
+
+main()
