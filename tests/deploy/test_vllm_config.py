@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from fwopt.deploy import render
 from fwopt.deploy.vllm_config import read
 from fwopt.errors import InputError
-from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism
+from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism, outside_experts
 from fwopt.spec.engine import EngineSpec
 
-_STORED = {"fp8": {"tensor": "fp8_tensor", "block": "fp8_block"}, "mxfp4": "mxfp4", "w4a16": "int4_group"}
+_STORED = {"fp8": {"tensor": "fp8_tensor", "block": "fp8_block"}, "mxfp4": "mxfp4"}
 _small = st.integers(1, 16)
 
 
@@ -23,11 +23,13 @@ def _candidates(draw) -> tuple[Candidate, str | None]:
     """A candidate that vLLM would start, and how the checkpoint it is served from is stored."""
     quantization = draw(
         st.sampled_from([Bf16(), Fp8(), Fp8(scale="block"), Int8(), Mxfp4()])
-        | st.builds(W4A16, group_size=st.integers(1, 256))
+        | st.builds(W4A16, group_size=st.integers(1, 256), scope=st.sampled_from(["all", "experts"]))
     )
     stored = _STORED.get(quantization.kind)
     stored = stored[quantization.scale] if isinstance(stored, dict) else stored
-    if quantization.kind != "mxfp4" and draw(st.booleans()):
+    if quantization.kind == "w4a16":
+        stored = "int4_group" if quantization.scope == "all" else "int4_experts"
+    if outside_experts(quantization) == quantization and draw(st.booleans()):
         stored = None
     chunked = draw(st.booleans())
     longest = draw(st.integers(1, 1 << 20) if not chunked else st.none() | st.integers(1, 1 << 20))

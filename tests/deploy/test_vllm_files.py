@@ -74,6 +74,7 @@ def test_expert_parallel_is_stated_for_mixtures_of_experts_only(make_plan):
         (Fp8(scale="block"), "fp8_block", None),
         (Mxfp4(), "mxfp4", None),
         (W4A16(), "int4_group", None),
+        (W4A16(group_size=32, scope="experts"), "int4_experts", None),
         (Int8(), "int8_channel", None),
     ],
 )
@@ -93,7 +94,16 @@ def test_weights_that_must_be_converted_first_name_no_servable_model(make_plan, 
     assert "FWOPT_NEEDS_MODEL=1" in files["fwopt.env"]
 
 
-@pytest.mark.parametrize(("quantization", "stored"), [(Bf16(), "fp8_block"), (Fp8(), "fp8_block"), (Mxfp4(), None)])
+@pytest.mark.parametrize(
+    ("quantization", "stored"),
+    [
+        (Bf16(), "fp8_block"),
+        (Fp8(), "fp8_block"),
+        (Mxfp4(), None),
+        (W4A16(scope="experts"), None),
+        (W4A16(), "int4_experts"),
+    ],
+)
 def test_weights_that_the_checkpoint_cannot_become_are_refused(make_plan, quantization, stored):
     with pytest.raises(InputError, match=r"cannot serve Qwen/Qwen3-8B as .* stored as"):
         render(make_plan(Candidate(quantization=quantization), stored=stored), "vllm")

@@ -1,10 +1,11 @@
-"""Shipped profiles and catalogue models, opened once a session."""
+"""Shipped profiles and catalogue models, opened once a session; cost models without fitted factors."""
 
 import functools
 from collections.abc import Callable
 
 import pytest
 
+from fwopt.perf.calibration import Calibration
 from fwopt.perf.cost import CostModel
 from fwopt.perf.store import Profile, load_profile
 from fwopt.spec.engine import EngineSpec
@@ -27,7 +28,8 @@ def _profile(device: str, engine: str) -> Profile:
 @functools.cache
 def _cost(model: str, device: str, engine: str) -> CostModel:
     spec = EngineSpec(name=engine, version=VERSIONS[engine])
-    return CostModel(load_model(model), _device(device), spec, _profile(device, engine))
+    off = Calibration(engine=engine)
+    return CostModel(load_model(model), _device(device), spec, _profile(device, engine), calibration=off)
 
 
 @pytest.fixture(scope="session")

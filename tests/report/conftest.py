@@ -207,6 +207,7 @@ class Sample:
                 InputPin(what="hardware", name="h200:8", digest="77aa66bb55cc44dd"),
             ),
             "seed": 0,
+            "command": "fwopt tune TRACE --model Qwen/Qwen3-8B --hardware h200:8 --slo 'ttft:p99<2s' --seed 0",
             "status": "complete",
             "chosen": best,
             "baseline": old,

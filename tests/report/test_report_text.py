@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from fwopt.report import markdown
-from fwopt.report.command import command
 from fwopt.report.settings import settings
 from fwopt.report.terminal import render
-from fwopt.spec.hardware import Price
-from fwopt.spec.objective import Goal, Objective, Slo
+from fwopt.spec.objective import Goal, Objective
 from fwopt.spec.outcome import Distribution
 from fwopt.spec.plan import RejectedCount
 
@@ -229,15 +226,3 @@ def test_every_setting_of_a_candidate_is_shown(sample):
     shown = settings(candidate)
     rest = candidate.model_dump(exclude={"quantization"}).values()
     assert len(shown) == len(["GPUs", "quantization"]) + sum(len(v) if isinstance(v, dict) else 1 for v in rest)
-
-
-def test_the_command_parses_back_to_the_same_objective(sample):
-    price = Price(usd_per_gpu_hour=2.5, basis="given with --price", dates="today", source="command line")
-    plan = type(sample)(price=price).plan(baseline_kind="given")
-    words = shlex.split(command(plan))
-    slos = tuple(Slo.parse(words[i + 1]) for i, w in enumerate(words) if w == "--slo")
-    assert slos == plan.objective.slos
-    assert words[words.index("--minimize") + 1] == "cost"
-    assert words[words.index("--price") + 1] == "2.5"
-    assert words[words.index("--hardware") + 1] == "h200:8"
-    assert "--baseline" in words

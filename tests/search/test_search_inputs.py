@@ -90,7 +90,7 @@ def test_nothing_said_means_a_stated_default(toy):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"modle": "x"}, "modle: .*known keys: model"),
+        ({"modle": "x"}, "'modle'; nearest: model"),
         ({"trials": 0}, "trials: .*greater than 0"),
         ({"search": {"tp": []}}, "tp must list at least one"),
         ({"search": {"kv_dtypes": ["fp7"]}}, "search.kv_dtypes"),
@@ -122,6 +122,9 @@ def test_the_default_space_holds_only_what_the_engine_accepts(toy):
     assert all(c.parallelism.gpus <= 8 for c in space.enumerate())
     quantized = toy.MODEL.model_copy(update={"checkpoint_quantization": "fp8_block"})
     assert derive_space(quantized, toy.HARDWARE).quantizations == (Fp8(scale="block"),)
+    grouped = toy.MODEL.model_copy(update={"checkpoint_quantization": "int4_group", "checkpoint_group_size": 64})
+    named = derive_space(grouped, toy.HARDWARE, SpaceOverrides(quantizations=("w4a16",)))
+    assert named.quantizations == (W4A16(group_size=64),), "the checkpoint's own group size"
     assert derive_space(toy.MODEL, toy.HARDWARE, shares_prefixes=False).prefix_caching == (True,)
 
 
@@ -130,6 +133,7 @@ def test_the_default_space_holds_only_what_the_engine_accepts(toy):
     [
         ({"quantizations": ("int3",)}, "unknown quantization"),
         ({"quantizations": ("mxfp4",)}, "no MXFP4"),
+        ({"quantizations": ("w4a16-experts",)}, "no 4-bit experts"),
         ({"max_num_seqs": (4096,), "max_num_batched_tokens": (2048,)}, "max_num_batched_tokens >= max_num_seqs"),
         ({"tp": (3,)}, "no parallel layout"),
         ({"replicas": (9,)}, "can run on 8 GPUs"),

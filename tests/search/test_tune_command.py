@@ -88,7 +88,33 @@ def test_capacity_of_a_run_repeats_what_the_plan_says(run):
     assert done.returncode == 0, done.stderr
     plan = read_plan(folder)
     found = {m["name"]: m["capacity"] for m in json.loads(done.stdout)}
-    assert found["baseline"] == json.loads(plan.baseline.capacity.model_dump_json())
+    for name in ("baseline", "chosen"):
+        assert found[name] == json.loads(getattr(plan, name).capacity.model_dump_json())
+
+
+def test_the_emitted_config_replays_to_exactly_what_the_plan_promises(run, trace):
+    folder, _ = run
+    plan = read_plan(folder)
+    slos = [word for slo in plan.objective.slos for word in ("--slo", str(slo))]
+    done = fwopt("simulate", trace, "--config", folder / "deploy/vllm/config.yaml", "--hardware", "h200:2", *slos,
+                 "--json", cwd=folder.parent)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found, promised = json.loads(done.stdout), json.loads(plan.chosen.model_dump_json())
+    assert found["candidate"] == promised["candidate"]
+    for part in ("metrics", "slos", "cost", "provenance", "peak_kv_blocks", "mean_batch"):
+        assert found["evaluation"][part] == promised["evaluation"][part], part
+
+
+def test_more_gpus_than_one_machine_has(trace, tmp_path):
+    done = fwopt("tune", trace, "--hardware", "h200:16", "--trials", 2, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_layout_that_nobody_timed_falls_and_the_search_goes_on(trace, tmp_path):
+    (tmp_path / "fwopt.yaml").write_text("hardware: h200:16\nsearch: {tp: [8, 16], quantizations: [bf16]}\ntrials: 4\n")
+    done = fwopt("tune", trace, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert any(r.rung == "unmeasured" and "16 GPUs" in r.reason for r in read_plan(tmp_path / "run").rejected)
 
 
 def test_the_emitted_config_is_a_baseline_for_the_next_run(run, trace, tmp_path):
@@ -138,6 +164,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(trace, tmp_path):
     (tmp_path / "file").write_text("")
     done = fwopt("tune", trace, "--hardware", "h200:2", "--out", "file/run", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc takes no folders, not even from root")
+def test_a_folder_where_nothing_can_be_written_is_one_line(trace, tmp_path):
+    done = fwopt("tune", trace, "--hardware", "h200:2", "--out", "/proc/run", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "/proc/run cannot be written" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from fwopt.errors import InputError, UnknownNameError
+from fwopt.spec.candidate import W4A16, Parallelism
 from fwopt.targets import load_model
 from fwopt.targets.models import SAME_CONFIG, catalogue_models
 from fwopt.targets.parsers import NOT_MODELLED
 from fwopt.targets.quantization import native_quantization
-from fwopt.targets.weights import parameter_count
+from fwopt.targets.weights import parameter_count, weight_bytes
 
 # Totals as the publishers state them: model cards of Qwen3, Llama 3.1 (safetensors totals), Mixtral, gpt-oss,
 # DeepSeek-V3 (671B without the multi-token-prediction module), Qwen2.5, MiniMax-M2.
@@ -60,7 +61,7 @@ def test_every_catalogue_entry_loads_or_says_which_architecture_is_not_modelled(
         else:
             assert model.name == name
             assert len(model.config_digest) == 16
-    assert len(refused) == 9
+    assert len(refused) == 8
     assert all(any(f"'{architecture}'" in line for architecture in NOT_MODELLED) for line in refused)
 
 
@@ -97,6 +98,7 @@ def test_unknown_name_suggests_the_nearest():
         ("nvidia/Llama-3.1-70B-Instruct-FP8", "fp8"),
         ("deepseek-ai/DeepSeek-R1", "fp8"),
         ("openai/gpt-oss-120b", "mxfp4"),
+        ("moonshotai/Kimi-K2.5", "w4a16"),
     ],
 )
 def test_native_quantization_is_that_of_the_published_weights(name, kind):
@@ -106,6 +108,40 @@ def test_native_quantization_is_that_of_the_published_weights(name, kind):
 def test_block_and_tensor_fp8_are_told_apart():
     assert native_quantization(load_model("deepseek-ai/DeepSeek-V3")).scale == "block"
     assert native_quantization(load_model("nvidia/Llama-3.1-70B-Instruct-FP8")).scale == "tensor"
+
+
+def test_kimi_has_4_bit_experts_beside_bf16_and_weighs_what_was_published():
+    """The checkpoint's files hold 595 GB; its report speaks of 1.04 trillion parameters."""
+    kimi = load_model("moonshotai/Kimi-K2.5")
+    native = native_quantization(kimi)
+    assert native == W4A16(group_size=32, scope="experts")
+    assert parameter_count(kimi) / 1e12 == pytest.approx(1.04, rel=0.015)
+    assert weight_bytes(kimi, native, Parallelism()) / 1e9 == pytest.approx(595, rel=0.005)
+    assert [(g.count, g.mlp.kind) for g in kimi.layers] == [(1, "dense"), (60, "moe")]
+    assert "text model only" in kimi.source
+
+
+def _int4(ignore):
+    weights = {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 32}
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"weights": weights}},
+        "ignore": ignore,
+    }
+
+
+def test_what_a_4_bit_checkpoint_ignores_decides_its_scheme(tmp_path):
+    def stored(ignore):
+        return load_model(str(written(tmp_path, quantization_config=_int4(ignore)))).checkpoint_quantization
+
+    outside = [r"re:.*self_attn.*", r"re:.*shared_experts.*", r"re:.*mlp\.(gate|up|down)_proj.*"]
+    assert stored(["lm_head"]) == "int4_group"
+    assert stored(["lm_head", *outside]) == "int4_experts"
+    for partial in (outside[:1], [*outside, r"re:.*experts.*"]):
+        with pytest.raises(InputError, match="ignore: 4-bit weights in some layers but not in others"):
+            stored(partial)
+    with pytest.raises(InputError, match=r"'re:\(' is not a regular expression"):
+        stored(["re:("])
 
 
 def test_layers_of_mixed_models():

@@ -7,6 +7,7 @@ from fwopt.targets import load_model
 from fwopt.targets.parallel import valid_parallelism
 
 BLOCK = Fp8(scale="block")
+EXPERTS = W4A16(group_size=32, scope="experts")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,10 @@ BLOCK = Fp8(scale="block")
         ("deepseek-ai/DeepSeek-V3", BLOCK, {"tp": 8}, None),
         ("deepseek-ai/DeepSeek-V3", BLOCK, {"tp": 1, "dp": 8, "ep": True}, None),
         ("deepseek-ai/DeepSeek-V3", Int8(), {"tp": 8}, "already quantized"),
+        ("moonshotai/Kimi-K2.5", EXPERTS, {"tp": 8}, None),
+        ("moonshotai/Kimi-K2.5", EXPERTS, {"tp": 1, "dp": 8, "ep": True}, None),
+        ("moonshotai/Kimi-K2.5", W4A16(group_size=32), {"tp": 8}, "already quantized"),
+        ("Qwen/Qwen3-8B", EXPERTS, {}, "published with 4-bit experts"),
         ("mistralai/Mixtral-8x7B-v0.1", Bf16(), {"tp": 4, "dp": 4, "ep": True}, "fewer experts"),
     ],
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fwopt.cli.convert import convert
 from fwopt.cli.inspect import inspect
-from fwopt.cli.schema import SCHEMAS, json_schema, schema
+from fwopt.cli.schema import SCHEMAS, json_schema, schema, schema_text
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.paths import data_folder
 
@@ -85,10 +85,14 @@ def test_schemas_are_valid(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(run("schema", name).stdout))
 
 
-@pytest.mark.parametrize("name", ["workload", "workload-header", "inspection"])
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_published_schema_is_the_current_one(name: str) -> None:
     published = ROOT / "docs" / "schemas" / f"{name}.schema.json"
-    assert json.loads(published.read_text()) == json_schema(name), f"run: fwopt schema {name} > {published}"
+    assert published.read_text(encoding="utf-8") == schema_text(name), "run: fwopt schema --write docs/schemas"
+
+
+def test_nothing_else_is_published() -> None:
+    assert {p.name for p in (ROOT / "docs" / "schemas").iterdir()} == {f"{name}.schema.json" for name in SCHEMAS}
 
 
 def test_schema_lists_and_suggests() -> None:

@@ -67,14 +67,34 @@ def _register() -> None:
         app.add_typer(_load(target), name=name, short_help=summary)
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What a malformed command line raises; typer carries its own copy of click, or imports it, by version."""
+
+
+def _explain(error: Any) -> int:
+    """One line for a malformed command line; the help where a command was named without anything else."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    text = " ".join(error.format_message().split()).replace("Input should be", "must be").rstrip(".")
+    where = error.ctx.command_path if error.ctx is not None else "fwopt"
+    print(f"fwopt: {text}; see {where} --help", file=sys.stderr)
+    return 2
+
+
 def main() -> None:
     """Entry point: expected errors are one line on stderr and exit status 2; bugs keep their traceback."""
     _register()
     try:
-        app()
+        sys.exit(app(prog_name="fwopt", standalone_mode=False) or 0)
     except FwoptError as error:
         print(f"fwopt: {error}", file=sys.stderr)
         sys.exit(2)
+    except _UsageError as error:
+        sys.exit(_explain(error))
+    except typer.Abort:
+        print("fwopt: stopped", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

@@ -12,13 +12,13 @@ from fwopt.cli import options as o
 
 def capacity(
     what: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="Run folder, or a vLLM config file.")],
-    trace: Annotated[Path | None, typer.Argument(help="Trace. [default: the run's own]")] = None,
+    trace: Annotated[Path | None, typer.Argument(metavar="TRACE", help="Trace. [default: the run's own]")] = None,
     model: o.Model = None,
     hardware: o.Hardware = None,
     price: o.Price = None,
     profiles: o.Profiles = None,
     slo: o.Slos = None,
-    replicas: Annotated[int | None, typer.Option(min=1, help="Copies of the engine, for a config file.")] = None,
+    replicas: o.Replicas = None,
     rate_scale: o.RateScale = None,
     only_model: o.OnlyModel = None,
     format: o.Format = None,

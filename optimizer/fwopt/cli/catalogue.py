@@ -28,7 +28,7 @@ def models(name: Name = None, as_json: AsJson = False) -> None:
             rows.append(_model_row(load_model(entry)))
         except InputError as error:
             refused.append({"name": entry, "not_modelled": str(error)})
-    columns = ["name", "architecture", "parameters", "layers", "attention", "context_tokens", "weights", "weight_bytes"]
+    columns = ["name", "parameters", "context_tokens", "weights", "weight_bytes"]
     if as_json:
         return _emit(rows + refused, columns, as_json)
     _emit(rows, columns, as_json)
@@ -47,8 +47,7 @@ def hardware(name: Name = None, as_json: AsJson = False) -> None:
         priced = price.model_dump() if price else dict.fromkeys(("usd_per_gpu_hour", "basis", "dates", "source"))
         priced["price_source"] = priced.pop("source")
         rows.append({**device.model_dump(), **priced})
-    columns = ["name", "memory_bytes", "bandwidth_bytes_per_s", "bf16_flops", "fp8_flops", "link_bytes_per_s", "fabric"]
-    columns += ["usd_per_gpu_hour", "basis", "dates"]
+    columns = ["name", "memory_bytes", "bandwidth_bytes_per_s", "bf16_flops", "fp8_flops", "usd_per_gpu_hour", "dates"]
     _emit(rows, columns if name is None else list(rows[0]), as_json, detail=name is not None)
 
 
@@ -77,6 +76,8 @@ def _model_row(model: ModelSpec) -> dict[str, Any]:
 def _attention(attention: Any) -> str:
     if attention.kind == "mla":
         return f"mla {attention.heads} heads, rank {attention.kv_lora_rank}"
+    if attention.kind == "gdn":
+        return f"linear {attention.key_heads}/{attention.value_heads} x {attention.value_head_dim}"
     window = f" window {attention.window_tokens}" if attention.window_tokens else ""
     return f"{attention.heads}/{attention.kv_heads} x {attention.head_dim}{window}"
 
@@ -98,7 +99,8 @@ def _emit(rows: list[dict[str, Any]], columns: list[str], as_json: bool, detail:
     else:
         for column in columns:
             numeric = not isinstance(rows[0][column], str)
-            table.add_column(_HEADINGS.get(column, column.replace("_", " ")), justify="right" if numeric else "left")
+            heading = _HEADINGS.get(column, column.replace("_", " "))
+            table.add_column(heading, justify="right" if numeric else "left", no_wrap=column != "dates")
         for row in rows:
             table.add_row(*(_shown(column, row[column]) for column in columns))
     Console().print(table)
@@ -113,6 +115,7 @@ _HEADINGS = {
     "fp8_flops": "fp8",
     "link_bytes_per_s": "link",
     "usd_per_gpu_hour": "$/GPU-h",
+    "dates": "price dates",
 }
 
 
@@ -124,7 +127,7 @@ def _shown(key: str, value: Any) -> str:
     if key.endswith("bytes_per_s"):
         return f"{value / 1e9:,.0f} GB/s"
     if key.endswith("_bytes"):
-        return f"{value / 2**30:.2f} GiB"
+        return f"{value / 2**30:,.1f} GiB"
     if key.endswith(("_flops", "_ops")):
         return f"{value / 1e12:,.0f} T/s"
     if key == "usd_per_gpu_hour":

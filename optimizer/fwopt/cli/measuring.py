@@ -80,7 +80,7 @@ def of_config(config: Path, trace: Path | None, slos: Sequence[str], skip_bad: b
 
     if trace is None:
         raise InputError(f"{config} is a config file: name the trace too, e.g. fwopt capacity {config} workload.jsonl")
-    scale = given["rate_scale"] or 1.0
+    scale = 1.0 if given["rate_scale"] is None else given["rate_scale"]
     options = {name: given[name] for name in ("model", "hardware", "price", "replicas", "format", "only_model")}
     case = prepare_what_if(
         trace, config=config, router=None, rate_scale=scale, slos=slos, skip_bad=skip_bad,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fwopt.errors import UnknownNameError
+from fwopt.errors import InputError, UnknownNameError
 
 SCHEMAS: dict[str, tuple[str, str]] = {
     "workload": ("fwopt.workload.formats.own:WorkloadLine", "one request line of fwopt's own trace format"),
@@ -18,6 +19,8 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "hardware": ("fwopt.spec.hardware:HardwareSpec", "devices, links and prices"),
     "engine": ("fwopt.spec.engine:EngineSpec", "serving engine and version"),
     "trial": ("fwopt.spec.outcome:Trial", "one line of trials.jsonl"),
+    "inputs": ("fwopt.search.run_folder:RunInputs", "inputs.json"),
+    "settings": ("fwopt.search.settings:Settings", "fwopt.yaml"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
 }
 
@@ -26,15 +29,32 @@ def schema(
     name: Annotated[
         str | None, typer.Argument(help="Which schema; lists them when absent.", show_default=False)
     ] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write every schema to this folder instead.")
+    ] = None,
 ) -> None:
     """Print a JSON Schema, or list the schemas there are."""
+    if write is not None:
+        for known in SCHEMAS:
+            path = write / f"{known}.schema.json"
+            try:
+                path.write_text(schema_text(known), encoding="utf-8")
+            except OSError as error:
+                raise InputError(f"{path} cannot be written: {error.strerror}") from None
+            typer.echo(path)
+        return
     if name is None:
         for known, (_, what) in SCHEMAS.items():
             typer.echo(f"{known:<16} {what}")
         return
+    typer.echo(schema_text(name), nl=False)
+
+
+def schema_text(name: str) -> str:
+    """As published in docs/schemas/."""
     import json
 
-    typer.echo(json.dumps(json_schema(name), indent=2))
+    return json.dumps(json_schema(name), indent=2, ensure_ascii=False) + "\n"
 
 
 def json_schema(name: str) -> dict[str, object]:

@@ -12,7 +12,10 @@ def score(
     measurements: Annotated[Path, typer.Argument(help="CSV of measured serving results, plain or .gz.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     rows: Annotated[Path | None, typer.Option(help="Write every row with its prediction here.")] = None,
-    uncalibrated: Annotated[bool, typer.Option("--uncalibrated", help="Physics alone, no fitted factors.")] = False,
+    without: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="Effects to leave out, to see what each is worth: docs/score.md."),
+    ] = None,
     held_out: Annotated[
         int | None, typer.Option(min=2, help="Refit on K-1 of K parts by configuration, score the part left out.")
     ] = None,
@@ -26,4 +29,4 @@ def score(
     """
     from fwopt.cli.scoring import run_score
 
-    run_score(measurements, as_json=json, rows=rows, uncalibrated=uncalibrated, held_out=held_out, refit=refit)
+    run_score(measurements, as_json=json, rows=rows, without=without, held_out=held_out, refit=refit)

@@ -15,23 +15,23 @@ def run_score(
     *,
     as_json: bool,
     rows: Path | None,
-    uncalibrated: bool,
+    without: str | None,
     held_out: int | None,
     refit: Path | None,
 ) -> None:
     """Score, or refit, and print."""
     from rich.console import Console
 
-    from fwopt.perf.calibration import Calibration
-    from fwopt.score.case import ENGINES
+    from fwopt.score.effects import parse_effects
     from fwopt.score.refit import cross_validate, refit_all
     from fwopt.score.render import render
     from fwopt.score.run import score
     from fwopt.score.summary import summarize
     from fwopt.score.table import read_table
 
-    if sum((uncalibrated, held_out is not None, refit is not None)) > 1:
-        raise InputError("--uncalibrated, --held-out and --refit exclude each other; give one")
+    if sum((without is not None, held_out is not None, refit is not None)) > 1:
+        raise InputError("--without, --held-out and --refit exclude each other; give one")
+    off = parse_effects(without)
     table = read_table(measurements)
     console = Console(stderr=True)
     if refit is not None:
@@ -41,12 +41,7 @@ def run_score(
             typer.echo(path)
         return
     with console.status(f"replaying {len(table)} measured loads"):
-        if held_out is not None:
-            scored = cross_validate(table, held_out)
-        elif uncalibrated:
-            scored = score(table, {engine: Calibration(engine=engine) for engine in ENGINES})
-        else:
-            scored = score(table)
+        scored = score(table, off=off) if held_out is None else cross_validate(table, held_out)
     if rows is not None:
         _write(scored.drop(columns=["moe"]), rows)
     summary = summarize(scored)

@@ -7,29 +7,33 @@ from typing import Annotated
 
 import typer
 
+from fwopt.cli import options as o
+
 
 def simulate(
-    trace: Annotated[Path, typer.Argument(help="Trace file; any format `fwopt inspect` reads.", show_default=False)],
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Recorded requests; see docs/workloads.md.")],
     config: Annotated[
         Path | None,
-        typer.Option(help="vLLM --config YAML (or a `vllm serve` line); absent: the engine's own defaults."),
+        typer.Option(metavar="FILE", help="vLLM --config YAML or a `vllm serve` line. [default: vLLM's defaults]"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Hugging Face id, folder or config.json.")] = None,
-    hardware: Annotated[str | None, typer.Option(help="For example h200:8; absent: this machine's GPUs.")] = None,
-    replicas: Annotated[
-        int | None, typer.Option(min=1, help="Copies of the engine; absent: what the file says.")
+    model: o.Model = None,
+    hardware: o.Hardware = None,
+    price: o.Price = None,
+    profiles: o.Profiles = None,
+    slo: o.Slos = None,
+    replicas: o.Replicas = None,
+    router: Annotated[str | None, typer.Option(metavar="POLICY", help="round_robin or least_requests.")] = None,
+    rate_scale: o.RateScale = None,
+    only_model: o.OnlyModel = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = False,
+    records: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one JSON line a request here (.gz, .zst).")
     ] = None,
-    router: Annotated[str | None, typer.Option(help="round_robin or least_requests.")] = None,
-    rate_scale: Annotated[float, typer.Option(help="Replay arrivals this many times as fast.")] = 1.0,
-    slo: Annotated[list[str] | None, typer.Option(help="Limit to judge, for example 'ttft:p99<2s'.")] = None,
-    price: Annotated[float | None, typer.Option(help="US dollars per GPU and hour.")] = None,
-    format: Annotated[str | None, typer.Option("--format", help="Trace format; detected when absent.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out, count and report them.")] = False,
-    only_model: Annotated[str | None, typer.Option(help="Of a trace with several models, the one to replay.")] = None,
-    profiles: Annotated[Path | None, typer.Option(help="Folder of measured profiles.")] = None,
-    records: Annotated[Path | None, typer.Option(help="Write one JSON line a request here (.gz, .zst).")] = None,
-    request: Annotated[int | None, typer.Option(min=0, help="Show the life of request N (0 is the first).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    request: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Show the life of request N (0 is the first).")
+    ] = None,
+    json: o.Json = False,
 ) -> None:
     """What a deployment would do with this trace: latencies, limits kept, cost, and how the numbers are known."""
     from rich.console import Console
@@ -38,7 +42,8 @@ def simulate(
     from fwopt.report.simulation import as_json, life_of, render, write_records
 
     case = prepare_what_if(
-        trace, config=config, model=model, hardware=hardware, replicas=replicas, router=router, rate_scale=rate_scale,
+        trace, config=config, model=model, hardware=hardware, replicas=replicas, router=router,
+        rate_scale=1.0 if rate_scale is None else rate_scale,
         slos=slo or [], price=price, format=format, skip_bad=skip_bad, only_model=only_model, profiles=profiles,
     )  # fmt: skip
     result, evaluation = case.run()

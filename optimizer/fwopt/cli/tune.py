@@ -15,7 +15,9 @@ _RUN = "Run"
 
 def tune(
     context: typer.Context,
-    trace: Annotated[Path | None, typer.Argument(help="Recorded requests; see docs/workloads.md.")] = None,
+    trace: Annotated[
+        Path | None, typer.Argument(metavar="TRACE", help="Recorded requests; see docs/workloads.md.")
+    ] = None,
     model: o.Model = None,
     hardware: o.Hardware = None,
     price: o.Price = None,
@@ -26,11 +28,13 @@ def tune(
     maximize: o.Maximize = None,
     max_quality_drop: o.QualityDrop = None,
     allow_unmeasured: Annotated[
-        bool, typer.Option(help="Let assumed operator times decide.", rich_help_panel="Objective")
+        bool, typer.Option("--allow-unmeasured", help="Let assumed operator times decide.", rich_help_panel="Objective")
     ] = False,
     baseline: Annotated[
         Path | None,
-        typer.Option(help="vLLM config in use today. [default: vLLM's defaults]", rich_help_panel="Objective"),
+        typer.Option(
+            metavar="FILE", help="vLLM config in use today. [default: vLLM's defaults]", rich_help_panel="Objective"
+        ),
     ] = None,
     rate_scale: o.RateScale = None,
     only_model: o.OnlyModel = None,
@@ -38,17 +42,30 @@ def tune(
     skip_bad: o.SkipBad = False,
     config: o.ConfigFile = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Simulations before the capacity search.", rich_help_panel=_RUN)
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Simulations to aim for; the first round always ends. [default: 160]",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds, capacity search included.", rich_help_panel=_RUN)
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Seconds, capacity search included.", rich_help_panel=_RUN),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same bytes.", rich_help_panel=_RUN)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Same seed, same bytes. [default: 0]", rich_help_panel=_RUN)
+    ] = None,
     workers: o.Workers = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. [default: reports/NAME]", rich_help_panel=_RUN)] = None,
-    force: Annotated[bool, typer.Option(help="Replace the run in that folder.", rich_help_panel=_RUN)] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Run folder. [default: reports/NAME]", rich_help_panel=_RUN)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the run in that folder.", rich_help_panel=_RUN)
+    ] = False,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run, from its own inputs.", rich_help_panel=_RUN)
+        Path | None, typer.Option(metavar="RUN", help="Go on with this run, from its own inputs.", rich_help_panel=_RUN)
     ] = None,
     json: o.Json = False,
 ) -> None:
@@ -58,7 +75,8 @@ def tune(
     """
     from fwopt.cli import tuning
 
-    given = {name: value for name, value in context.params.items() if value not in (None, False, [], ())}
+    # None and False by identity: `--rate-scale 0` is a value, to be refused and not forgotten
+    given = {n: v for n, v in context.params.items() if v is not None and v is not False and v not in ([], ())}
     if resume is not None:
         job, folder, timeout = tuning.resume(resume, trace, given)
     else:

@@ -9,14 +9,14 @@ from typing import Any
 
 import typer
 
-from fwopt.cli.live import Display
+from fwopt.cli.progress import Display
 from fwopt.errors import InputError
 from fwopt.search.job import Job, prepare, reopen, resolve_model
 from fwopt.search.log import TrialLog
 from fwopt.search.progress import Progress
 from fwopt.search.run import run_job
 from fwopt.search.run_folder import RunFolder
-from fwopt.search.settings import Settings, load_settings, parse_engine, parse_settings
+from fwopt.search.settings import COMMAND_LINE, Settings, load_settings, parse_engine, parse_settings
 from fwopt.search.stopping import Stopper
 from fwopt.search.traffic import load_traffic
 from fwopt.spec.candidate import Candidate
@@ -46,7 +46,7 @@ def merged(settings: Settings, given: dict[str, Any]) -> Settings:
         objective["minimize"], objective["maximize"] = list(given.get("minimize", ())), list(given.get("maximize", ()))
     if "max_quality_drop" in given:
         objective["max_quality_drop"] = given["max_quality_drop"]
-    return parse_settings(content, "command line")
+    return parse_settings(content, COMMAND_LINE)
 
 
 def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | None]:
@@ -127,7 +127,7 @@ def run(job: Job, folder: RunFolder, *, workers: int | None, timeout_s: float | 
         plan = run_job(job, log, workers=workers, stopper=stopper, on_trial=display.on_trial, on_phase=display.on_phase)
     folder.write_plan(plan)
     written = [*report.write(plan, log.trials, folder.path), *deploy.write(plan, folder.path / "deploy")]
-    return plan, [folder.plan_path, *written]
+    return plan, [*written, folder.plan_path]
 
 
 def show(plan: Plan, folder: RunFolder, written: Sequence[Path], *, as_json: bool) -> None:

@@ -58,7 +58,7 @@ def _seconds(value: float | None) -> str:
 def _goal(result: GoalResult) -> str:
     if result.value is None:
         return "unknown"
-    units = {"cost": "$ per 1M output tokens", "gpus": "GPUs", "throughput": "output tokens/s", "goodput": "requests/s"}
+    units = {"cost": "$ per 1M output tokens", "gpus": "GPUs", "throughput": "requests/s", "goodput": "requests/s"}
     if result.goal.metric not in units:
         return _seconds(result.value)
     return f"{result.value:10.4g} {units[result.goal.metric]}"

@@ -148,7 +148,8 @@ def _weights(settings: Settings, said: str | None) -> tuple[Quantization | None,
     scheme = parse_weights(said) if said is not None else None
     if said is not None and scheme is None:
         raise InputError(
-            f"{settings.file}: '# fwopt: weights={said}': must be bf16, fp8, fp8-block, int8, w4a16-g128 or mxfp4"
+            f"{settings.file}: '# fwopt: weights={said}': must be bf16, fp8, fp8-block, int8, w4a16-g128, "
+            "w4a16-experts-g32 or mxfp4"
         )
     if key is None or key in STORED_ONLY:
         if scheme is None and key is not None and re.search(r"awq|gptq", key):

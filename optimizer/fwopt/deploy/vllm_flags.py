@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from fwopt.errors import InputError
-from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8, Mxfp4, Quantization
+from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8, Mxfp4, Quantization, outside_experts
 from fwopt.spec.model import ModelSpec
 from fwopt.targets.quantization import native_quantization
 
@@ -40,14 +42,16 @@ def weights_name(quantization: Quantization) -> str:
     """How a scheme is written in a `# fwopt: weights=` line."""
     if quantization.kind == "fp8":
         return "fp8" if quantization.scale == "tensor" else "fp8-block"
-    return f"w4a16-g{quantization.group_size}" if quantization.kind == "w4a16" else quantization.kind
+    if quantization.kind == "w4a16":
+        scope = "" if quantization.scope == "all" else f"-{quantization.scope}"
+        return f"w4a16{scope}-g{quantization.group_size}"
+    return quantization.kind
 
 
 def parse_weights(text: str) -> Quantization | None:
     """Inverse of `weights_name`; None for a name that it never writes."""
-    group = text.removeprefix("w4a16-g")
-    if text.startswith("w4a16-g") and group.isdecimal() and int(group) > 0:
-        return W4A16(group_size=int(group))
+    if found := re.fullmatch(r"w4a16(-experts)?-g([1-9][0-9]*)", text):
+        return W4A16(group_size=int(found[2]), scope="experts" if found[1] else "all")
     known: tuple[Quantization, ...] = (Bf16(), Fp8(), Fp8(scale="block"), Int8(), Mxfp4())
     return next((q for q in known if weights_name(q) == text), None)
 
@@ -55,13 +59,16 @@ def parse_weights(text: str) -> Quantization | None:
 def _as_stored(quantization: Quantization, model: ModelSpec) -> bool:
     """Whether the published weights are what was searched (4-bit: in any group size)."""
     native = native_quantization(model)
-    return native == quantization or native.kind == quantization.kind == "w4a16"
+    if native.kind == quantization.kind == "w4a16":
+        return native.scope == quantization.scope
+    return native == quantization
 
 
 def engine_quantization(quantization: Quantization, model: ModelSpec, converted: bool) -> str | None:
     """Value of vLLM's `quantization` key; None: nothing to say, the checkpoint already is what was searched."""
     stored = model.checkpoint_quantization
-    if converted or (stored is None and quantization.kind in ("int8", "w4a16")):
+    published_only = outside_experts(quantization) != quantization
+    if converted or (stored is None and quantization.kind in ("int8", "w4a16") and not published_only):
         return CONVERTED
     if _as_stored(quantization, model):
         return None

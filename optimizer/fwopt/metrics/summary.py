@@ -79,7 +79,7 @@ def _gap_statistic(records: Records, which: Statistic) -> float | None:
     return float(edges[i] * (edges[i + 1] / edges[i]) ** inside)
 
 
-def _distribution(records: Records, metric: LatencyMetric) -> Distribution:
+def distribution(records: Records, metric: LatencyMetric) -> Distribution:
     if metric == "itl":
         filled = np.flatnonzero(records.itl_counts)
         top = float(records.itl_edges_s[filled[-1] + 1]) if len(filled) else None
@@ -93,7 +93,7 @@ def _distribution(records: Records, metric: LatencyMetric) -> Distribution:
     return Distribution(mean_s=_pick(ordered, "mean"), p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=top)
 
 
-def _good(records: Records, slos: Sequence[Slo]) -> NDArray[np.bool_]:
+def within_limits(records: Records, slos: Sequence[Slo]) -> NDArray[np.bool_]:
     """Requests that finished within every per-request limit."""
     good: NDArray[np.bool_] = records.status == FINISHED
     for slo in slos:
@@ -129,13 +129,13 @@ def summarize(records: Records, slos: Sequence[Slo] = ()) -> Metrics:
         prompt_tokens=int(records.prompt_tokens[finished].sum()),
         output_tokens=output,
         cached_prompt_tokens=int(records.cached_tokens[finished].sum()),
-        ttft=_distribution(records, "ttft"),
-        tpot=_distribution(records, "tpot"),
-        itl=_distribution(records, "itl"),
-        e2e=_distribution(records, "e2e"),
-        queue=_distribution(records, "queue"),
+        ttft=distribution(records, "ttft"),
+        tpot=distribution(records, "tpot"),
+        itl=distribution(records, "itl"),
+        e2e=distribution(records, "e2e"),
+        queue=distribution(records, "queue"),
         output_tokens_per_s=output / duration,
         requests_per_s=count / duration,
-        goodput_requests_per_s=int(_good(records, slos).sum()) / duration,
+        goodput_requests_per_s=int(within_limits(records, slos).sum()) / duration,
         preemptions=int(records.preemptions.sum()),
     )

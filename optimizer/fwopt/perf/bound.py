@@ -15,8 +15,8 @@ from fwopt.perf import roofline, shapes
 from fwopt.perf.grid import Floats
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.hardware import DeviceSpec
-from fwopt.spec.model import GroupedQueryAttention, LatentAttention, LayerGroup, ModelSpec
-from fwopt.targets.weights import attention_linears
+from fwopt.spec.model import GroupedQueryAttention, LatentAttention, LayerGroup, LinearAttention, ModelSpec
+from fwopt.targets.weights import latent_up
 from fwopt.workload.columns import Workload
 
 
@@ -86,9 +86,8 @@ def _layer(model: ModelSpec, group: LayerGroup, device: DeviceSpec, candidate: C
     layer = shapes.layer(model, group, candidate.quantization, candidate.parallelism)
     products = list(layer.products)
     if isinstance(group.attention, LatentAttention):
-        linears = attention_linears(group.attention, model.hidden_size, candidate.parallelism.tp)
-        dtype = shapes.scheme(candidate.quantization).attention
-        products += [shapes.Product(dtype, m.n, m.k) for m in linears]
+        up = latent_up(group.attention, shapes.local_heads(group.attention.heads, candidate.parallelism.tp))
+        products.append(shapes.Product(shapes.scheme(candidate.quantization).attention, up.n, up.k))
     moved = sum(p.n * p.k * roofline.WEIGHT_BYTES[p.dtype] for p in products)
     flops_s = sum(2.0 * p.n * p.k / roofline.peak_flops(device, p.dtype) for p in products)
     if layer.experts:
@@ -102,6 +101,8 @@ def _layer(model: ModelSpec, group: LayerGroup, device: DeviceSpec, candidate: C
 def _attention(group: LayerGroup, device: DeviceSpec, candidate: Candidate) -> tuple[float, float, int]:
     """(seconds to read one cached token, seconds per query-key pair, window) of one layer on one GPU."""
     a, tp = group.attention, candidate.parallelism.tp
+    if isinstance(a, LinearAttention):
+        return 0.0, 0.0, 0
     heads = shapes.local_heads(a.heads, tp)
     kv_bytes = roofline.KV_BYTES[candidate.kv_dtype]
     peak = device.bf16_flops

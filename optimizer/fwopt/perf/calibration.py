@@ -26,8 +26,13 @@ SMALL_TOKENS, LARGE_TOKENS = 64.0, 1024.0
 """A kernel family has one factor up to the first and one from the second token count on, log-linear in between:
 below, weights are streamed; above, the matrix units are busy."""
 
-SAME_KERNELS = {"int8": "fp8", "w4a16": "bf16"}
-"""Dtypes without measurements of their own take the factor of the dtype whose utilisation stands in for them."""
+SAME_KERNELS = {
+    "gemm/int8": "gemm/fp8",
+    "gemm/w4a16": "gemm/bf16",
+    "moe/fp8": "moe/fp8_block",
+    "moe/int8": "moe/fp8_block",
+}
+"""Kernels without measurements of their own take the factor of those whose utilisation stands in for them."""
 
 
 class Calibration(Frozen):
@@ -49,7 +54,7 @@ class Calibration(Frozen):
 
     def factors_over(self, family: str, dtype: str, tokens: Floats) -> Floats:
         """For families with a small and a large regime."""
-        base = f"{family}/{SAME_KERNELS.get(dtype, dtype)}"
+        base = SAME_KERNELS.get(f"{family}/{dtype}", f"{family}/{dtype}")
         small, large = self.factor(f"{base}/small"), self.factor(f"{base}/large")
         span = np.log(LARGE_TOKENS / SMALL_TOKENS)
         weight = np.clip(np.log(np.maximum(tokens, 1.0) / SMALL_TOKENS) / span, 0.0, 1.0)

@@ -20,14 +20,15 @@ from fwopt.perf.grid import Floats, StepGrid
 from fwopt.perf.operators import attention, moe
 from fwopt.perf.operators.collective import CollectiveTable
 from fwopt.perf.operators.gemm import GemmTable
-from fwopt.perf.operators.mla import MlaTables, open_mla
+from fwopt.perf.operators.linear_attention import LinearTable
+from fwopt.perf.operators.mla import MlaTable, open_mla, prefill_shape
 from fwopt.perf.priors import Overheads, Priors, load_overheads, load_priors
 from fwopt.perf.store import Profile
 from fwopt.perf.timed import Timed
 from fwopt.spec.candidate import Candidate, Parallelism, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
-from fwopt.spec.model import GroupedQueryAttention, LayerGroup, ModelSpec
+from fwopt.spec.model import GroupedQueryAttention, LayerGroup, LinearAttention, ModelSpec
 from fwopt.spec.provenance import BOUND
 
 LARGEST_STEP_TOKENS = 131072
@@ -96,7 +97,7 @@ class CostModel:
         if b.max_num_batched_tokens > LARGEST_STEP_TOKENS:
             raise UnmeasuredError(f"token budgets beyond {LARGEST_STEP_TOKENS} are not modelled")
         kv = candidate.kv_dtype
-        graph, eager = self._once(("token", q, p.tp, p.dp, p.ep, kv), lambda: self._token(q, p, kv))
+        graph, eager = self._once(("token", q, p.tp, p.dp, p.ep), lambda: self._token(q, p))
         decode, prefill, floor_s = self._once(("attention", q, p.tp, kv), lambda: self._attention(q, p, kv))
         sample = self._once(("sample", p.tp), lambda: self._sample(p.tp))
         o = self.overheads
@@ -149,8 +150,23 @@ class CostModel:
         return table
 
     @property
-    def _mla(self) -> MlaTables:
-        table: MlaTables = self._table("mla", lambda: open_mla(self.profile, self._gemm))
+    def _mla(self) -> MlaTable:
+        table: MlaTable = self._table("mla", lambda: open_mla(self.profile, self._gemm))
+        return table
+
+    @property
+    def _linear(self) -> LinearTable:
+        table: LinearTable = self._table(
+            "linear_attention", lambda: LinearTable(self.profile.columns("linear_attention"), self.device)
+        )
+        return table
+
+    @property
+    def _prefill(self) -> attention.PrefillTable:
+        columns, device = self.profile.columns, self.device
+        table: attention.PrefillTable = self._table(
+            "prefill_attention", lambda: attention.PrefillTable(columns("prefill_attention"), device)
+        )
         return table
 
     def _communicate(self, kind: str, gpus: int, elements: Floats) -> Timed:
@@ -162,7 +178,7 @@ class CostModel:
 
     # What depends on the step's tokens.
 
-    def _token(self, q: Quantization, p: Parallelism, kv: str) -> tuple[Timed, Timed]:
+    def _token(self, q: Quantization, p: Parallelism) -> tuple[Timed, Timed]:
         tokens, hidden = self.tokens, self.model.hidden_size
         total, kernels = self._elementwise(2 * 2.0 * hidden), 1
         for group in self.model.layers:
@@ -171,10 +187,9 @@ class CostModel:
             kernels += layer.kernels * group.count
             if group.attention.kind == "mla":
                 heads = shapes.local_heads(group.attention.heads, p.tp)
-                dtype = shapes.scheme(q).attention
-                module = self._mla.token(group.attention, hidden, heads, dtype, kv, tokens)
-                total += module * (group.count * self.calibration.factor("mla"))
-                kernels += 10 * group.count
+                up = self._mla.up(group.attention, heads, shapes.scheme(q).attention, tokens)
+                total += up * (group.count * self.calibration.factor("mla_projections"))
+                kernels += 4 * group.count
             if layer.experts and p.dp > 1:
                 total += self._exchange(p) * group.count
         total += Timed.of(np.full(len(tokens), kernels * self.overheads.kernel_gap_s), BOUND)
@@ -238,24 +253,28 @@ class CostModel:
         self, group: LayerGroup, q: Quantization, p: Parallelism, kv: str
     ) -> tuple[Timed, Timed, float]:
         a = group.attention
+        if isinstance(a, LinearAttention):
+            factor = self.calibration.factor("linear_attention")
+            decode_linear = (self._linear.decode(a, p.tp, self.batches) * factor).along(len(self.contexts))
+            return decode_linear, self._linear.prefill(a, p.tp, self.lengths) * factor, self._linear.floor_s(a, p.tp)
         heads = shapes.local_heads(a.heads, p.tp)
         if not isinstance(a, GroupedQueryAttention):
-            args = (a, self.model.hidden_size, heads, shapes.scheme(q).attention, kv)
-            mla = self.calibration.factor("mla")
-            decode_mla = self._mla.decode(*args, self.batches, self.contexts) * mla
-            return decode_mla, self._mla.prefill(*args, self.lengths) * mla, 0.0
+            cached = self._mla.decode(a, heads, shapes.scheme(q).attention, kv, self.batches, self.contexts)
+            expanded, times = prefill_shape(a, heads)
+            return (
+                cached * self.calibration.factor("mla_decode"),
+                self._prefill.time(expanded, self.lengths) * (times * self.calibration.factor("mla_prefill")),
+                self._prefill.floor_s(expanded) * times,
+            )
         shape = attention.Shape(kv, heads, shapes.local_kv_heads(a.kv_heads, p.tp), a.head_dim, a.window_tokens or 0)
         columns, device = self.profile.columns, self.device
         decode: attention.DecodeTable = self._table(
             "decode_attention", lambda: attention.DecodeTable(columns("decode_attention"), device)
         )
-        prefill: attention.PrefillTable = self._table(
-            "prefill_attention", lambda: attention.PrefillTable(columns("prefill_attention"), device)
-        )
         return (
             decode.time(shape, self.batches, self.contexts) * self.calibration.factor("attention_decode"),
-            prefill.time(shape, self.lengths) * self.calibration.factor("attention_prefill"),
-            prefill.floor_s(shape),
+            self._prefill.time(shape, self.lengths) * self.calibration.factor("attention_prefill"),
+            self._prefill.floor_s(shape),
         )
 
     # What depends on the sequences that get a token.

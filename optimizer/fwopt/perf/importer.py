@@ -80,7 +80,8 @@ def import_profile(src: Path, device: str, engine: str, version: str | None, out
                 tables[operator] = _import_table(source, operator, table, work, device_names)
         if not tables:
             raise InputError(f"{source.folder}: no table of {engine} {source.version} in a known place")
-        skipped = [f"{f}: {why}" for f, why in sources.FAMILIES_UNUSED.items() if (source.folder / f).is_dir()]
+        families = {table.path.partition("/")[0] for table in sources.TABLES.values()}
+        skipped = sorted(p.name for p in source.folder.iterdir() if p.is_dir() and p.name not in families)
         environment = Environment(
             device=device,
             device_full_name=", ".join(sorted(device_names)) or device,
@@ -166,6 +167,8 @@ def _drop_unusable(rows: _Rows) -> None:
 
 def _one_row_a_key(rows: _Rows) -> None:
     """Median over repeated keys, in seconds, under the store's names."""
+    if rows.table.kernels_add_up:
+        _add_kernels(rows)
     before, table = len(rows.frame), rows.table
     grouped = rows.frame.groupby(list(table.columns), as_index=False, sort=True, observed=True)
     frame = grouped.agg(variant=("kernel_source", "first"), latency=("latency", "median"))
@@ -173,6 +176,21 @@ def _one_row_a_key(rows: _Rows) -> None:
     rows.frame = frame.rename(columns={**table.columns, "latency": "p50_s"})
     if repeated := before - len(frame):
         rows.dropped.append(Dropped(rows=repeated, reason="the same key again: the median is kept"))
+
+
+def _add_kernels(rows: _Rows) -> None:
+    """One row a key: the sum of its kernels' medians; keys that lack a kernel are left out."""
+    keys = list(rows.table.columns)
+    parts = rows.frame.groupby([*keys, "kernel_source"], as_index=False, sort=True, observed=True).agg(
+        latency=("latency", "median")
+    )
+    whole = parts.groupby(keys, as_index=False, sort=True, observed=True).agg(
+        kernel_source=("kernel_source", " + ".join), latency=("latency", "sum"), kernels=("latency", "size")
+    )
+    if repeated := len(rows.frame) - len(parts):
+        rows.dropped.append(Dropped(rows=repeated, reason="the same key and kernel again: the median is kept"))
+    rows.frame = whole
+    rows.drop(whole["kernels"] == whole["kernels"].max(), "one of the operator's kernels was not timed")
 
 
 def _read(path: Path, table: sources.SourceTable) -> pd.DataFrame:

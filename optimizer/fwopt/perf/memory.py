@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
-from fwopt.spec.model import LayerGroup, ModelSpec
+from fwopt.spec.model import LayerGroup, LinearAttention, ModelSpec
 from fwopt.spec.outcome import Rejected
 from fwopt.targets.parallel import valid_parallelism as valid_parallelism
 from fwopt.targets.weights import attention_linears, ceil_div, dense_linears, expert_shard, round_up
@@ -57,7 +57,8 @@ class KvCapacity:
     """What one more token of a long sequence adds. Sliding-window layers count only when all layers are charged
     for every token (see `_blocks`)."""
     sequence_blocks: int
-    """Blocks that each running sequence holds besides those for its tokens: the windows of sliding layers."""
+    """Blocks that each running sequence holds besides those for its tokens: the windows of sliding layers, the states
+    of linear attention."""
     weight_bytes_per_gpu: int
     activation_bytes: int
     graph_bytes: int
@@ -83,6 +84,8 @@ class KvLayout:
     """Layers that keep a window."""
     window_tokens: int
     """Longest window; 0 without sliding layers."""
+    state: int = 0
+    """Bytes that a sequence holds on one GPU however long it is: the states of linear attention."""
 
 
 def kv_capacity(
@@ -145,8 +148,11 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism) -> 
     """
     counts = {True: 0, False: 0}
     totals = {True: 0, False: 0}
-    window = 0
+    window = state = 0
     for group in model.layers:
+        if group.attention.kind == "gdn":
+            state += group.count * state_bytes(group.attention, parallelism.tp)
+            continue
         own_window = group.attention.window_tokens if group.attention.kind == "gqa" else None
         sliding = own_window is not None
         counts[sliding] += group.count
@@ -157,13 +163,24 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism) -> 
         totals = {kind: totals[kind] * round_up(counts[kind], size) // counts[kind] for kind in counts}
     stage = ceil_div(model.layer_count, parallelism.pp)
     full, sliding_bytes = (ceil_div(totals[kind] * stage, model.layer_count) for kind in (False, True))
-    return KvLayout(full=full, sliding=sliding_bytes, window_tokens=window)
+    state = ceil_div(state * stage, model.layer_count)
+    return KvLayout(full=full, sliding=sliding_bytes, window_tokens=window, state=state)
+
+
+def state_bytes(attention: LinearAttention, tp: int) -> int:
+    """What one sequence holds in one layer on one GPU: the recurrent state and the convolution's last tokens."""
+    query_key, value = attention.projected(tp)
+    size = 4 if attention.state_dtype == "fp32" else _BF16
+    recurrent = value * attention.key_head_dim * size
+    return recurrent + (attention.conv_tokens - 1) * (query_key + value) * _BF16
 
 
 def layer_kv_bytes(group: LayerGroup, kv_dtype: KvDtype, tp: int) -> int:
     """KV bytes of one token in one layer on one GPU. vLLM stores keys and values apart even where they are equal."""
     size = 1 if kv_dtype == "fp8" else _BF16
     attention = group.attention
+    if attention.kind == "gdn":
+        return 0
     if attention.kind == "mla":
         return (attention.kv_lora_rank + attention.qk_rope_head_dim) * size
     return 2 * max(1, attention.kv_heads // tp) * attention.head_dim * size
@@ -174,7 +191,7 @@ def sequence_bytes(layout: KvLayout, batching: Batching, tokens: int) -> int:
     block = batching.block_size
     in_flight = layout.window_tokens - 1 + _IN_FLIGHT_STEPS * batching.max_num_batched_tokens
     windowed = (ceil_div(min(tokens, in_flight), block) + 1) * block if layout.sliding else 0
-    return layout.full * round_up(tokens, block) + layout.sliding * windowed
+    return layout.full * round_up(tokens, block) + layout.sliding * windowed + layout.state
 
 
 def _blocks(layout: KvLayout, batching: Batching, pool: int, longest: int) -> tuple[int, int, int]:
@@ -182,15 +199,17 @@ def _blocks(layout: KvLayout, batching: Batching, pool: int, longest: int) -> tu
 
     In vLLM sliding layers share the pool and give back blocks that leave the window. So blocks are counted in full
     layers only, and a running sequence holds a whole window of the sliding ones besides (too much for a sequence
-    shorter than the window), two steps' tokens set aside. Where the window is no small part of the longest sequence,
+    shorter than the window), two steps' tokens set aside. The states of linear attention come out of the same pool.
+    Where the window is no small part of the longest sequence,
     every layer is charged for every token instead.
     """
     block, everything = batching.block_size, layout.full + layout.sliding
+    state = ceil_div(layout.state, block * everything)
     if not (layout.full and layout.sliding) or layout.window_tokens * SHORT_WINDOW > longest:
-        return pool // (block * everything), everything, 0
+        return pool // (block * everything), everything, state
     window = (ceil_div(layout.window_tokens, block) + 1) * block
     aside = _IN_FLIGHT_STEPS * batching.max_num_batched_tokens * layout.sliding
-    held = ceil_div(window * layout.sliding, block * layout.full)
+    held = ceil_div(window * layout.sliding + layout.state, block * layout.full)
     return max(0, pool - aside) // (block * layout.full), layout.full, held
 
 

@@ -82,6 +82,17 @@ def decode_attention(
     return np.asarray(np.maximum(moved / device.bandwidth_bytes_per_s, flops / device.bf16_flops))
 
 
+def linear_decode(device: DeviceSpec, batch: Floats, heads: int, key_dim: int, value_dim: int, size: float) -> Floats:
+    """Least seconds of one step of a recurrent state (heads, key_dim, value_dim) a sequence, `size` bytes a number: it
+    is read and written once."""
+    return np.asarray(batch * heads * key_dim * value_dim * 2 * size / device.bandwidth_bytes_per_s)
+
+
+def linear_prefill(device: DeviceSpec, tokens: Floats, heads: int, key_dim: int, value_dim: int) -> Floats:
+    """Least seconds of a recurrence over `tokens`: every token updates and reads the state."""
+    return np.asarray(4.0 * tokens * heads * key_dim * value_dim / device.bf16_flops)
+
+
 def experts_touched(tokens: Floats, experts: int, topk: int) -> Floats:
     """Experts that at least one token is routed to, expected under uniform routing."""
     return np.asarray(experts * -np.expm1(tokens * np.log1p(-min(topk / experts, 1 - 1e-12))))

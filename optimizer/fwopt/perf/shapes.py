@@ -6,9 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fwopt.errors import UnmeasuredError
-from fwopt.spec.candidate import Parallelism, Quantization
+from fwopt.spec.candidate import Parallelism, Quantization, outside_experts
 from fwopt.spec.model import LayerGroup, ModelSpec
-from fwopt.targets.weights import VOCAB_PADDING, Linear, attention_linears, dense_linears, round_up
+from fwopt.targets.weights import (
+    VOCAB_PADDING,
+    Linear,
+    attention_linears,
+    dense_linears,
+    gate_linear,
+    latent_linears,
+    round_up,
+)
 
 _BF16 = 2.0
 
@@ -24,14 +32,13 @@ class Scheme:
 
 def scheme(quantization: Quantization) -> Scheme:
     """What each quantization converts."""
-    match quantization.kind:
-        case "fp8":
-            dtype = "fp8" if quantization.scale == "tensor" else "fp8_block"
-            return Scheme(dtype, dtype, dtype)
-        case "mxfp4":
-            return Scheme("bf16", "bf16", "mxfp4")
-        case kind:
-            return Scheme(kind, kind, kind)
+    outside = _dtype(outside_experts(quantization))
+    return Scheme(outside, outside, _dtype(quantization))
+
+
+def _dtype(quantization: Quantization) -> str:
+    """A scheme's name in operator tables."""
+    return "fp8_block" if quantization.kind == "fp8" and quantization.scale == "block" else quantization.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ def vocabulary(model: ModelSpec, tp: int) -> int:
 
 
 def layer(model: ModelSpec, group: LayerGroup, quantization: Quantization, parallelism: Parallelism) -> Layer:
-    """Shapes of one layer of `group` on one GPU. Latent attention is not in it: its tables time whole modules."""
+    """Shapes of one layer of `group` on one GPU; latent attention's way up from the latent vector is not in it."""
     dtypes, hidden, tp = scheme(quantization), model.hidden_size, parallelism.tp
     products: list[Product] = []
     elementwise = [4 * _BF16 * hidden] * 2  # norms: activations and residual, read and written
@@ -104,6 +111,24 @@ def layer(model: ModelSpec, group: LayerGroup, quantization: Quantization, paral
             2 * _BF16 * (heads + kv_heads) * a.head_dim,
             4 * _BF16 * kv_heads * a.head_dim,
         ]  # rope, KV write
+        if a.output_gate:
+            elementwise.append(3 * _BF16 * heads * a.head_dim)
+    elif group.attention.kind == "gdn":
+        gdn = group.attention
+        gate = gate_linear(gdn, hidden, tp)
+        products += _products((m for m in attention_linears(gdn, hidden, tp) if m != gate), dtypes.attention)
+        products.append(Product("bf16", gate.n, gate.k))
+        query_key, value = gdn.projected(tp)
+        elementwise += [2 * _BF16 * (query_key + value), 3 * _BF16 * value]  # split and norm, gated norm of the output
+    else:
+        mla = group.attention
+        heads = local_heads(mla.heads, tp)
+        products += _products(latent_linears(mla, hidden, heads), dtypes.attention)
+        elementwise += [
+            2 * _BF16 * ((mla.q_lora_rank or 0) + mla.kv_lora_rank),
+            2 * _BF16 * (heads + 1) * mla.qk_rope_head_dim,
+            2 * _BF16 * (mla.kv_lora_rank + mla.qk_rope_head_dim),
+        ]  # norms of the latent vectors, rope, KV write
     dense = _products(dense_linears(group.mlp, hidden, tp), dtypes.dense)
     if dense:
         gate_up, down = dense[0].n, dense[1].k

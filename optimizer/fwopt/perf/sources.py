@@ -36,6 +36,8 @@ class SourceTable:
     grows_with: str | None = None
     """Store column that time must grow with, all else equal: a row over `ARTEFACT` times slower than one with more of
     it is a measurement artefact."""
+    kernels_add_up: bool = False
+    """Rows of different kernels under one key are parts of one operator: their times are added."""
     grows_from: int = 1
     """Below this, kernels change for good and a smaller size may take longer."""
 
@@ -117,17 +119,6 @@ TABLES: dict[str, SourceTable] = {
         seconds_per_unit=1e-6,
         notes=("latency equals transmit_us: microseconds", "DeepEP kernels; not the engine's default all-to-all"),
     ),
-    "mla_prefill_module": SourceTable(
-        "mla/{engine}/{version}/mla_context_module_perf.parquet",
-        {
-            "kv_cache_dtype": "kv_dtype",
-            "gemm_type": "dtype",
-            "num_heads": "heads",
-            "batch_size": "batch",
-            "isl": "length",
-        },
-        notes=("whole attention module of DeepSeek-V3: projections, norms, rope, KV write, attention",),
-    ),
     "mla_decode_module": SourceTable(
         "mla/{engine}/{version}/mla_generation_module_perf.parquet",
         {
@@ -139,15 +130,25 @@ TABLES: dict[str, SourceTable] = {
         },
         notes=("whole attention module of DeepSeek-V3", "context = step + 1"),
     ),
-    "mla_prefill": SourceTable(
-        "mla/{engine}/{version}/context_mla_perf.parquet",
-        {"kv_cache_dtype": "kv_dtype", "num_heads": "heads", "batch_size": "batch", "isl": "length"},
-        notes=("attention only, without projections",),
-    ),
     "mla_decode": SourceTable(
         "mla/{engine}/{version}/generation_mla_perf.parquet",
         {"kv_cache_dtype": "kv_dtype", "num_heads": "heads", "batch_size": "batch", "step": "context"},
         notes=("attention only, without projections", "context = step + 1"),
+    ),
+    "linear_attention": SourceTable(
+        "linear_attention/{engine}/{version}/gdn_perf.parquet",
+        {
+            "phase": "phase",
+            "num_k_heads": "key_heads",
+            "num_v_heads": "value_heads",
+            "head_k_dim": "key_dim",
+            "head_v_dim": "value_dim",
+            "d_conv": "conv",
+            "batch_size": "batch",
+            "seq_len": "length",
+        },
+        kernels_add_up=True,
+        notes=("short convolution and recurrence, added; projections are products", "states in bf16"),
     ),
     "mla_bmm": SourceTable(
         "mla_bmm/{engine}/{version}/mla_bmm_perf.parquet",
@@ -173,11 +174,6 @@ KERNELS_UNUSED: dict[tuple[str, str], str] = {
     ),
 }
 """(operator, kernel) -> why its rows cannot be used."""
-
-FAMILIES_UNUSED: dict[str, str] = {
-    "linear_attention": "no model family that fwopt reads has linear attention",
-}
-"""Source families never imported -> why."""
 
 SYSTEMS = {"a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200", "b200_sxm": "b200", "l40s": "l40s"}
 """Source folder -> the device's usual catalogue name."""

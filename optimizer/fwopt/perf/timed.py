@@ -48,6 +48,10 @@ class Timed:
         """Scaled, by one factor or by one per point of the first axis."""
         return Timed(self.by_code * (factor if isinstance(factor, float | int) else np.asarray(factor)[..., None]))
 
+    def along(self, points: int) -> Timed:
+        """(A,) -> (A, points): the same at every point of a further axis."""
+        return Timed(np.repeat(self.by_code[:, None], points, axis=1))
+
     def at_least(self, floor: Floats | float, code: int) -> Timed:
         """The same, topped up to `floor`; the top-up is known as `code`."""
         missing = np.maximum(np.asarray(floor) - self.seconds, 0.0)

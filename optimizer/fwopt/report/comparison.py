@@ -40,6 +40,8 @@ def quality(estimate: QualityEstimate | None) -> str:
     """`top-1 98.7%, KL 0.0035 (assumed)`."""
     if estimate is None:
         return f.NONE
+    if estimate.kl == 0 and estimate.top1 == 1:
+        return "nothing lost: the published weights"
     return f"top-1 {f.percent(estimate.top1, 1)}, KL {estimate.kl:.2g} ({estimate.known})"
 
 

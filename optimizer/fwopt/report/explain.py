@@ -60,7 +60,9 @@ def find(plan: Plan, trials: Sequence[Trial], which: str) -> Subject:
     if len(matches) > 1:
         raise InputError(f"'{which}' begins {len(matches)} ids, for example {f.listing(matches[:3])}; give more digits")
     if not matches:
-        raise UnknownNameError("candidate", which, [*names, *candidates], "or a trial number such as '#17'")
+        raise UnknownNameError(
+            "candidate", which, [n for n, e in names.items() if e], "a trial number such as '#17', or an id"
+        )
     return _subject(plan, own, candidates[matches[0]])
 
 

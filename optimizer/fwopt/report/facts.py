@@ -9,6 +9,7 @@ from fwopt.report import format as f
 from fwopt.report.give import what_would_give
 from fwopt.report.ladder import AFTER_START
 from fwopt.report.settings import difference_text
+from fwopt.spec.hardware import Price
 from fwopt.spec.outcome import Evaluation, SloResult
 from fwopt.spec.plan import Entry, Plan
 
@@ -72,13 +73,19 @@ def unit_cost(plan: Plan) -> UnitCost | None:
     """At SLO capacity where the chosen plan has one, at the trace's own load otherwise; None without a price."""
     if plan.chosen is None:
         return None
-    capacity, cost = plan.chosen.capacity, plan.chosen.evaluation.cost
-    old = plan.baseline
+    capacity, old = plan.chosen.capacity, plan.baseline
     if capacity is not None and capacity.usd_per_1m_output_tokens is not None:
         theirs = old.capacity.usd_per_1m_output_tokens if old and old.capacity else None
         return UnitCost(capacity.usd_per_1m_output_tokens, theirs, True, capacity.limited_by is None)
+    return traffic_cost(plan)
+
+
+def traffic_cost(plan: Plan) -> UnitCost | None:
+    """At the trace's own load, idle time paid for: what `minimize cost` minimizes."""
+    cost = plan.chosen.evaluation.cost if plan.chosen else None
     if cost is None or cost.usd_per_1m_output_tokens is None:
         return None
+    old = plan.baseline
     theirs = old.evaluation.cost.usd_per_1m_output_tokens if old and old.evaluation.cost else None
     return UnitCost(cost.usd_per_1m_output_tokens, theirs, False, False)
 
@@ -112,10 +119,16 @@ def month_basis(plan: Plan) -> str:
     price = plan.hardware.price
     if price is None:
         return "no price was given"
-    return (
-        f"{f.usd(price.usd_per_gpu_hour)} per GPU-hour ({f.plain(price.basis)}, {f.plain(price.dates)}; "
-        f"{f.plain(price.source)}), every GPU billed {HOURS_PER_MONTH} h a month, idle or busy"
-    )
+    return f"{price_text(price)}; every GPU billed {HOURS_PER_MONTH} h a month, idle or busy"
+
+
+def price_text(price: Price) -> str:
+    """`$4.50 per GPU-hour (median on-demand, 2026-02 to 2026-09; --price overrides)`."""
+    known = f.plain(price.basis)
+    if price.source != "user":
+        dates = sorted(f.plain(price.dates).split("; "))
+        known += f", {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}; --price overrides"
+    return f"{f.usd(price.usd_per_gpu_hour)} per GPU-hour ({known})"
 
 
 def slo_text(result: SloResult) -> str:
@@ -163,7 +176,7 @@ def accuracy(plan: Plan) -> str | None:
         return None
     said = [f"{_INTERVAL_NAMES[i.metric]} {i.low:.2f}-{i.high:.2f}x" for i in plan.intervals]
     fewest = min(i.rows for i in plan.intervals)
-    return f"80% of held-out measurements (at least {fewest}) were {f.listing(said)} the predicted value"
+    return f"of {fewest} and more measurements held out of the fit, 80% were {f.listing(said)} the predicted value"
 
 
 def verdict(plan: Plan) -> Verdict:
@@ -175,6 +188,7 @@ def verdict(plan: Plan) -> Verdict:
         ("cost", _cost(plan)),
         ("GPUs", _gpus(plan)),
         ("headroom", _headroom(chosen)),
+        ("quality", _quality(plan, chosen)),
         *(("but", caution) for caution in _cautions(plan)),
         ("known", known(chosen.evaluation)),
         ("error", accuracy(plan)),
@@ -192,7 +206,11 @@ def _cost(plan: Plan) -> str | None:
     text = f"{'at most ' if cost.at_most else ''}{f.usd(cost.chosen)} per 1M output tokens {cost.basis}"
     if cost.baseline is None:
         return f"{text}; the baseline has no such figure" if plan.baseline else text
-    return f"{text}; baseline ({baseline_name(plan)}) {f.usd(cost.baseline)}: {cost.margin}"
+    text = f"{text}; baseline ({baseline_name(plan)}) {f.usd(cost.baseline)}: {cost.margin}"
+    here = traffic_cost(plan) if cost.at_capacity else None
+    if here is None or here.baseline is None:
+        return text
+    return f"{text}. At this traffic {f.usd(here.chosen)}; baseline {f.usd(here.baseline)}: {here.margin}"
 
 
 def _gpus(plan: Plan) -> str | None:
@@ -224,6 +242,17 @@ def _headroom(entry: Entry) -> str | None:
         f"every SLO holds up to {f.factor(edge.rate_scale)} this traffic ({f.significant(edge.requests_per_s)} "
         f"requests/s, found within {f.percent(edge.tolerance)}); {f.plain(edge.limited_by)} breaks first"
     )
+
+
+def _quality(plan: Plan, chosen: Entry) -> str | None:
+    """What the saving costs in quality; None where the baseline gives as much up."""
+    here, there = chosen.quality, plan.baseline.quality if plan.baseline else None
+    if here is None or here.kl <= (there.kl if there else 0.0):
+        return None
+    known = "assumed, from literature" if here.known == "assumed" else "measured"
+    text = f"top-1 {f.percent(here.top1, 1)} and KL {here.kl:.2g} against bf16 ({known})"
+    limit = plan.objective.max_quality_drop
+    return f"{text}; {f'within {limit}' if limit else '--max-quality-drop would limit it'}"
 
 
 def _cautions(plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ TERMS: dict[str, str] = {
     "SLO": "Service-level objective: a limit the deployment must keep, for example ttft:p99<2s.",
     "p99": "The value that 99 % of all requests stay below. A rejected request counts as infinitely slow.",
     "SLO capacity": "The highest multiple of this traffic at which every SLO still holds, found by scaling arrivals.",
-    "headroom": "How far a value stays below its limit, as a share of the limit.",
+    "headroom": "SLO capacity minus one: how much more of this traffic the deployment bears.",
     "goodput": "Finished requests per second that kept every per-request limit of the objective.",
     "cost": "All GPUs of the deployment, idle or busy, at the stated price, divided by the output tokens.",
     "measured": "Timed on the real device at that very shape.",

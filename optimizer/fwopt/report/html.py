@@ -13,7 +13,6 @@ from markupsafe import Markup, escape
 
 from fwopt.report import format as f
 from fwopt.report.charts import scatter
-from fwopt.report.command import command
 from fwopt.report.comparison import quality, room, rows
 from fwopt.report.facts import (
     baseline_name,
@@ -73,7 +72,6 @@ def render(plan: Plan, trials: Sequence[Trial]) -> str:
         unmeasured=[would_have_won(plan, e) for e in plan.unmeasured],
         trials=table,
         left_out=left_out,
-        command=command(plan),
         baseline_name=baseline_name(plan),
         month_basis=month_basis(plan),
         terms=TERMS,

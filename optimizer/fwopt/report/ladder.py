@@ -18,6 +18,7 @@ MEANING: dict[str, str] = {
     "bound": "a limit is out of reach even at the hardware's peak rates",
     "dominated": "cannot beat a candidate that was already evaluated",
     "quality": "drops more quality than the objective allows",
+    "unmeasured": "needs an operator that nobody timed and no prior covers",
     "simulation": "simulated, and misses the objective",
     "live": "measured on a live server, and misses the objective",
 }

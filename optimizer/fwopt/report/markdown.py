@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fwopt.report import format as f
-from fwopt.report.command import command
 from fwopt.report.comparison import quality, room, rows
 from fwopt.report.facts import (
     baseline_name,
@@ -120,8 +119,9 @@ def _inputs(plan: Plan) -> list[str]:
     for entry in {e.quality.source: e.quality for e in (plan.chosen, plan.baseline) if e and e.quality}.values():
         lines += ["", f"Quality ({entry.known}): {cell(entry.source)}."]
     lines += ["", f"Operator times: profile {cell(plan.profile)}, by the digest above."]
-    lines += ["", "To reproduce (TRACE is the file with the workload digest above):", ""]
-    lines += ["```sh", command(plan), "```"]
+    if plan.command:
+        lines += ["", "To reproduce (TRACE is the file with the workload digest above):", ""]
+        lines += ["```sh", f.plain(plan.command), "```"]
     if plan.notes:
         lines += ["", "## Notes", "", *(f"- {cell(note)}" for note in plan.notes)]
     return [*lines, "", f"fwopt {cell(plan.fwopt_version)}, seed {plan.seed}. Words are defined in docs/metrics.md."]

@@ -74,6 +74,7 @@ def as_json(candidate: Candidate, result: SimResult, evaluation: Evaluation, not
             "requests_rejected": metrics.rejected,
             "iterations": result.iterations,
             "simulate_wall_s": result.wall_s,
+            "compile_wall_s": result.compile_s,
             "host_share": result.host_share,
             "evaluation": evaluation.model_dump(mode="json"),
             "notes": list(notes),

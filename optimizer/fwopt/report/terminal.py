@@ -23,7 +23,7 @@ from fwopt.spec.plan import Entry, Plan
 WIDE = 118
 """Columns from which tables show their second half."""
 _TONE = {"good": "bold green", "warn": "bold yellow", "bad": "bold red"}
-PRICE_BASIS = "$/1M: dollars per 1M output tokens, c at SLO capacity, t at this traffic"
+PRICE_BASIS = "$/1M output tokens: c at SLO capacity, t at this traffic"
 
 
 def render(plan: Plan, trials: Sequence[Trial], console: Console, files: Sequence[Path] = ()) -> None:

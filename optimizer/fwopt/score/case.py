@@ -18,6 +18,7 @@ from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.targets import load_model
 from fwopt.targets.hardware import device_and_price, resolve
+from fwopt.targets.quantization import native_quantization
 
 ENGINES = {"vllm": "0.24.0", "sglang": "0.5.14"}
 """Engines whose scheduling is modelled, and the version whose operator timings are used."""
@@ -132,7 +133,8 @@ def _weights(row: Row, model: ModelSpec) -> Quantization | Unscored:
     if precision.startswith(("bf16", "fp16")) or not precision:
         return Bf16()
     if precision.startswith("int4"):
-        return W4A16()
+        native = native_quantization(model)
+        return native if native.kind == "w4a16" else W4A16()
     return Unscored(f"precision {precision} is not modelled")
 
 

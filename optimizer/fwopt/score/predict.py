@@ -8,11 +8,18 @@ from functools import lru_cache
 
 from fwopt.errors import FwoptError
 from fwopt.metrics import statistic, summarize
-from fwopt.perf.calibration import Calibration
+from fwopt.perf.calibration import Calibration, load_calibration
 from fwopt.perf.cost import CostModel
 from fwopt.perf.memory import kv_capacity
 from fwopt.perf.store import Profile, load_profile
 from fwopt.score.case import Case, Unscored
+from fwopt.score.effects import (
+    UNLIMITED_BLOCKS,
+    calibration_without,
+    candidate_without,
+    grid_without,
+    priors_without,
+)
 from fwopt.score.load import make_workload
 from fwopt.sim import simulate
 from fwopt.sim.state import MIXED, PREFILL_FIRST
@@ -52,19 +59,21 @@ def _shipped(model: ModelSpec, device: DeviceSpec, engine: EngineSpec) -> CostMo
 class CostModels:
     """Cost models under one calibration, built when first asked for. Safe to share between threads."""
 
-    def __init__(self, calibration: Calibration | None = None) -> None:
-        """None: the shipped calibration."""
+    def __init__(self, calibration: Calibration | None = None, off: frozenset[str] = frozenset()) -> None:
+        """None: the shipped calibration. `off`: effects to leave out."""
         self._calibration = calibration
+        self.off = off
         self._built: dict[tuple[ModelSpec, DeviceSpec, EngineSpec], CostModel] = {}
 
     def of(self, case: Case) -> CostModel:
         with _LOCK:
             key = (case.model, case.device, case.engine)
-            if self._calibration is None:
+            if self._calibration is None and not self.off:
                 return _shipped(*key)
             if key not in self._built:
-                profile = _profile(case.device, case.engine)
-                self._built[key] = CostModel(*key, profile, calibration=self._calibration)
+                used = calibration_without(self._calibration or load_calibration(case.engine.name), self.off)
+                profile, priors = _profile(case.device, case.engine), priors_without(self.off)
+                self._built[key] = CostModel(*key, profile, priors=priors, calibration=used)
             return self._built[key]
 
 
@@ -94,13 +103,14 @@ def predict(case: Case, models: CostModels) -> Prediction | Unscored:
     if not case.async_scheduling:  # the host's work of a step comes between steps
         serial_s = grid.serial_s + grid.step_cpu_s
         grid = replace(grid, async_scheduling=False, serial_s=serial_s, step_cpu_s=0.0)
+    off = models.off
     result = simulate(
         workload,
-        grid,
-        fit.blocks,
-        case.candidate,
+        grid_without(grid, off),
+        UNLIMITED_BLOCKS if "kv-limit" in off else fit.blocks,
+        candidate_without(case.candidate, off),
         case.candidate.batching.max_model_len or case.model.max_context_tokens,
-        policy=PREFILL_FIRST if case.engine.name == "sglang" else MIXED,
+        policy=PREFILL_FIRST if case.engine.name == "sglang" and "prefill-first" not in off else MIXED,
         concurrency=case.load.concurrency if case.load.kind == "closed" else None,
         sequence_blocks=fit.sequence_blocks,
     )

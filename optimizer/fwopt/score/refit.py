@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fwopt.perf.calibration import Calibration, Interval
+from fwopt.perf.calibration import Calibration, Interval, Metric
 from fwopt.score.case import ENGINES, Case, read_case
 from fwopt.score.fit import Fit, Observation
 from fwopt.score.rules import excluded_by
@@ -43,7 +43,7 @@ def fold_of(key: str, folds: int) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % folds
 
 
-def intervals(errors: Sequence[tuple[bool, dict[str, float]]]) -> tuple[Interval, ...]:
+def intervals(errors: Sequence[tuple[bool, dict[Metric, float]]]) -> tuple[Interval, ...]:
     """From (is MoE, log(predicted / measured)) of held-out rows: where measured lies relative to predicted."""
     found = []
     for metric in METRICS:
@@ -61,9 +61,9 @@ def intervals(errors: Sequence[tuple[bool, dict[str, float]]]) -> tuple[Interval
     return tuple(found)
 
 
-def _held_out_errors(fit: Fit, rows: Sequence[Observation], folds: int) -> list[tuple[bool, dict[str, float]]]:
+def _held_out_errors(fit: Fit, rows: Sequence[Observation], folds: int) -> list[tuple[bool, dict[Metric, float]]]:
     """Each row's errors under a fit that has not seen its configuration."""
-    errors: list[tuple[bool, dict[str, float]]] = []
+    errors: list[tuple[bool, dict[Metric, float]]] = []
     for part in range(folds):
         train = [row for row in rows if fold_of(row.case.key, folds) != part]
         test = [row for row in rows if fold_of(row.case.key, folds) == part]

@@ -30,7 +30,7 @@ def render(summary: dict[str, Any]) -> RenderableType:
 
 def _table() -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("median / mean absolute error, bias")
+    table.add_column("median / mean absolute error, bias, share inside the 80 % interval")
     table.add_column("rows", justify="right")
     for metric in METRICS:
         table.add_column(metric, justify="right")
@@ -42,5 +42,6 @@ def _row(table: Table, name: str, group: dict[str, Any]) -> None:
     for metric in METRICS:
         found = group[metric]
         shown = f"{found['median_abs']:.1%} / {found['mean_abs']:.1%}, {found['bias']:+.1%}" if found else "-"
-        cells.append(shown)
+        inside = found["inside_interval"] if found else None
+        cells.append(shown + (f", {inside:.0%}" if inside is not None else ""))
     table.add_row(name, str(group["rows"]), *cells)

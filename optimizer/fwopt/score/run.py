@@ -41,12 +41,15 @@ def observe(row: Row, case: Case) -> Observation:
     )
 
 
-def score(table: pd.DataFrame, calibrations: dict[str, Calibration] | None = None) -> pd.DataFrame:
+def score(
+    table: pd.DataFrame, calibrations: dict[str, Calibration] | None = None, off: frozenset[str] = frozenset()
+) -> pd.DataFrame:
     """The table with predictions, intervals, provenance, status and reason; `error_*` are relative errors.
 
-    `calibrations` by engine; None takes the shipped ones.
+    `calibrations` by engine; None takes the shipped ones. `off`: effects to leave out.
     """
-    models = {engine: CostModels(calibration) for engine, calibration in (calibrations or {}).items()}
+    models = {engine: CostModels(calibration, off) for engine, calibration in (calibrations or {}).items()}
+    shipped = CostModels(None, off)
     rows = records(table)
 
     def one(row: Row) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def score(table: pd.DataFrame, calibrations: dict[str, Calibration] | None = Non
         if isinstance(case, Unscored):
             return {"status": "unscored", "reason": case.reason}
         name = case.engine.name
-        found = predict(case, models.get(name) or CostModels())
+        found = predict(case, models.get(name) or shipped)
         if isinstance(found, Unscored):
             return {"status": "unscored", "reason": found.reason}
         used = (calibrations or {}).get(name) or load_calibration(name)
@@ -69,9 +72,22 @@ def score(table: pd.DataFrame, calibrations: dict[str, Calibration] | None = Non
     return table.join(added[_columns()])
 
 
+def _compared() -> list[str]:
+    return [f"{kind}_{metric}" for kind in ("error", "inside") for metric in METRICS]
+
+
 def _columns() -> list[str]:
     predicted = [f"{name}{suffix}" for name in PREDICTED for suffix in ("", "_lo", "_hi")]
-    return [*predicted, "provenance", "status", "reason", "moe", "excluded", *(f"error_{m}" for m in METRICS)]
+    return [
+        *predicted,
+        "provenance",
+        "status",
+        "reason",
+        "moe",
+        "excluded",
+        *(f"error_{m}" for m in METRICS),
+        *(f"inside_{m}" for m in METRICS),
+    ]
 
 
 def _scored(row: Row, case: Case, found: Prediction, calibration: Calibration) -> dict[str, Any]:
@@ -87,4 +103,7 @@ def _scored(row: Row, case: Case, found: Prediction, calibration: Calibration) -
     out["excluded"] = rule.id if rule else ""
     for measured, error in log_errors(observe(row, case), found).items():
         out[f"error_{measured}"] = math.expm1(error)
+        interval = calibration.interval(measured, case.model.is_moe)
+        if interval is not None:
+            out[f"inside_{measured}"] = interval.low <= math.exp(-error) <= interval.high
     return out

@@ -24,11 +24,18 @@ def _group(frame: pd.DataFrame) -> dict[str, Any]:
                 "median_abs": float(error.abs().median()),
                 "mean_abs": float(error.abs().mean()),
                 "bias": float(error.median()),
+                "inside_interval": _inside(frame, metric),
             }
             if len(error)
             else None
         )
     return out
+
+
+def _inside(frame: pd.DataFrame, metric: str) -> float | None:
+    """Share of measured rows that lie in their 80 % interval."""
+    inside = frame[f"inside_{metric}"].dropna()
+    return float(inside.astype(bool).mean()) if len(inside) else None
 
 
 def summarize(scored: pd.DataFrame) -> dict[str, Any]:

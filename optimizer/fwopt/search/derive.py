@@ -24,6 +24,9 @@ _AXES = (
 )
 """Replaced as they are; precisions and layouts are checked against model and hardware."""
 
+GPUS_PER_MACHINE = 8
+"""One copy of the model stays within it unless fwopt.yaml asks for more: beyond, GPUs talk over the network."""
+
 
 def derive_space(
     model: ModelSpec, hardware: HardwareSpec, overrides: SpaceOverrides | None = None, *, shares_prefixes: bool = True
@@ -56,20 +59,21 @@ def _quantizations(model: ModelSpec, hardware: HardwareSpec, overrides: SpaceOve
     found = tuple(parse_scheme(name) for name in overrides.quantizations)
     for quantization in found:
         check_servable(quantization, model, hardware.device)
-    return found
+    return found if model.checkpoint_quantization is None else servable(model, hardware.device)
 
 
 def _layouts(
     model: ModelSpec, hardware: HardwareSpec, quantizations: tuple[Quantization, ...], overrides: SpaceOverrides
 ) -> tuple[tuple[Parallelism, ...], tuple[tuple[str, str], ...]]:
     """Layouts valid for at least one precision, and the pairs that are not; one copy per engine, no pipeline."""
-    powers = tuple(2**i for i in range(hardware.count.bit_length()) if 2**i <= hardware.count)
+    most = min(hardware.count, GPUS_PER_MACHINE)
+    powers = tuple(2**i for i in range(most.bit_length()) if 2**i <= most)
     ranks = overrides.tp or powers
     data = overrides.dp or (powers if model.is_moe else (1,))
     expert = overrides.ep or ((False, True) if model.is_moe else (False,))
     layouts, impossible, why = [], [], "tp x dp needs more GPUs than there are"
     for tp, dp, ep in product(ranks, data, expert):
-        if tp * dp > hardware.count or _unusual(model, dp, ep, overrides):
+        if tp * dp > (hardware.count if overrides.tp or overrides.dp else most) or _unusual(model, dp, ep, overrides):
             continue
         layout = Parallelism(tp=tp, dp=dp, ep=ep)
         broken = [(scheme_name(q), valid_parallelism(model, q, layout)) for q in quantizations]

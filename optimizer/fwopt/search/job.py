@@ -108,6 +108,7 @@ def prepare(
         engine=engine,
         objective=objective,
         space=space,
+        overrides=settings.search,
         baseline=baseline,
         seed=settings.seed,
         trials=settings.trials,
@@ -156,7 +157,7 @@ def reopen(
     it is meant to be another."""
     where = trace or Path(inputs.trace)
     if not where.exists():
-        raise RunFolderError(f"{folder}: its trace {where} is gone; name it: fwopt tune TRACE --resume {folder}")
+        raise RunFolderError(f"{folder}: its trace {where} is not here (the path is as it was given); name the trace too")
     traffic = load_traffic(
         where,
         format=inputs.trace_format,

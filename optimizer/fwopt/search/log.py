@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from io import FileIO
 from pathlib import Path
@@ -31,17 +32,10 @@ class TrialLog:
         assert self.path is not None
         if not self.path.exists():
             return self
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
-            try:
-                trial = Trial.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"])
-                raise RunFolderError(f"{self.path}:{number}: not a trial: {where}: {first['msg']}") from None
+        trials, whole = read_trials(self.path)
+        for trial in trials:
             self._remember(trial)
-        if whole < len(data):
+        if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
         return self
 
@@ -51,10 +45,16 @@ class TrialLog:
     def append(self, trial: Trial) -> None:
         """On disk before it counts."""
         if self.path is not None:
-            if self._file is None:
-                self._file = self.path.open("ab", buffering=0)
-            self._file.write(trial.model_dump_json().encode() + b"\n")
-            os.fsync(self._file.fileno())
+            try:
+                if self._file is None:
+                    self._file = self.path.open("ab", buffering=0)
+                line = trial.model_dump_json().encode() + b"\n"
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise RunFolderError(f"{self.path} cannot be written: {error.strerror or error}; what is there stays, "
+                                     "`--resume` goes on") from None  # fmt: skip
         self._remember(trial)
 
     def _remember(self, trial: Trial) -> None:
@@ -73,3 +73,22 @@ class TrialLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_trials(path: Path) -> tuple[list[Trial], int]:
+    """Trials of a file, and how many of its bytes are whole lines; a torn last line is a trial that never finished."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "name the folder that `fwopt tune` wrote"
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}; {hint}") from None
+    whole = data.rfind(b"\n") + 1
+    trials = []
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            trials.append(Trial.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            raise RunFolderError(f"{path}:{number}: not a trial: {where}{first['msg']}") from None
+    return trials, whole

@@ -6,6 +6,7 @@ import math
 
 from fwopt.search import ranking
 from fwopt.search.capacity import FLOOR, TOLERANCE
+from fwopt.search.derive import GPUS_PER_MACHINE
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.tuner import Found
 from fwopt.spec.outcome import Evaluation, Rejected, SloResult, Trial
@@ -40,11 +41,16 @@ def about(
     lines += _misses(inputs, found, miss) if chosen is None else []
     if unmeasured:
         lines.append(
-            f"deployments as good or better ({unmeasured}, one a precision) rest on assumed operator times for more "
-            f"than {ranking.ASSUMED_LIMIT:.0%} of their GPU time and were not chosen; --allow-unmeasured admits them"
+            f"what rests on assumed operator times for more than {ranking.ASSUMED_LIMIT:.0%} of its GPU time is shown "
+            "and not chosen"
         )
     if chosen is not None and chosen.candidate.parallelism.dp > 1:
         lines.append("data-parallel ranks are simulated as stepping together with equal load")
+    if chosen is not None and chosen.candidate.parallelism.gpus > GPUS_PER_MACHINE:
+        lines.append(
+            f"{chosen.candidate.parallelism.gpus} GPUs are more than one machine has: start `run.sh N` where replica N "
+            "lives, and put its address into nginx.conf"
+        )
     lines += _quality(inputs, chosen)
     return tuple(line for line in lines if line)
 
@@ -53,8 +59,8 @@ def _method(inputs: RunInputs, found: Found) -> str:
     if found.enumerated:
         return f"all {inputs.space.size} candidates of the space were considered"
     return (
-        f"{inputs.space.size} candidates in the space: the engine's own batching on every precision and layout first, "
-        "then suggestions of a tree-structured Parzen estimator"
+        f"{inputs.space.size:,} candidates in the space: the engine's own batching on every precision and layout "
+        "first, then suggestions of a tree-structured Parzen estimator"
     )
 
 
@@ -75,12 +81,11 @@ def _choice(inputs: RunInputs) -> str:
 
 
 def _cost(inputs: RunInputs) -> str:
-    price = inputs.hardware.price
-    if price is None:
+    if inputs.hardware.price is None:
         return ""
     return (
-        f"cost: ${price.usd_per_gpu_hour:g} per GPU and hour ({price.basis}, {price.dates}), idle time counted; where "
-        "limits are kept over the window in which requests arrive, otherwise to the last completion"
+        "cost counts idle time; GPUs are billed for the window in which requests arrive where the limits are kept, "
+        "otherwise to the last completion"
     )
 
 

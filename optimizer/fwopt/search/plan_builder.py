@@ -10,6 +10,7 @@ from typing import Literal
 from fwopt import __version__
 from fwopt.search import notes, ranking
 from fwopt.search.capacity import TOLERANCE
+from fwopt.search.command import command
 from fwopt.search.quality import estimate
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.schemes import needs_checkpoint
@@ -55,6 +56,7 @@ class PlanBuilder:
             intervals=self.inputs.intervals,
             inputs=self.inputs.pins,
             seed=self.inputs.seed,
+            command=command(self.inputs),
             status=self._status(chosen),
             chosen=self._entry(chosen),
             baseline=self._entry(baseline) if baseline and baseline.outcome.kind == "evaluation" else None,

@@ -44,7 +44,7 @@ class Progress:
     def best_text(self) -> str:
         """`$0.213/1M output tokens: fp8 tp1 x3 …`; before anything fits, says so."""
         if self.best is None:
-            return "nothing keeps every limit yet"
+            return "none keeps every limit yet"
         first = ranking.evaluation_of(self.best).goals[0]
         return f"{goal_text(first.goal, first.value)}: {self.best.candidate.label}"
 

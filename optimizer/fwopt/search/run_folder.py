@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fwopt.errors import RunFolderError
 from fwopt.search.log import TrialLog
-from fwopt.search.space import SearchSpace
+from fwopt.search.space import SearchSpace, SpaceOverrides
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
@@ -41,6 +41,8 @@ class RunInputs(Frozen):
     engine: EngineSpec
     objective: Objective
     space: SearchSpace
+    overrides: SpaceOverrides = SpaceOverrides()
+    """What of the space the user's `search:` section asked for."""
     baseline: Candidate | None
     """None: the engine's defaults."""
     seed: int
@@ -165,7 +167,9 @@ def _read(path: Path, kind: type[T]) -> T:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if not isinstance(version, int):
+        raise RunFolderError(f"{path} is no {path.name} of fwopt: it states no schema_version")
+    if version > SCHEMA_VERSION:
         raise RunFolderError(
             f"{path} has schema version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade fwopt"
         )

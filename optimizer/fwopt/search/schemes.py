@@ -14,6 +14,7 @@ NAMES: dict[str, Quantization] = {
     "fp8-block": Fp8(scale="block"),
     "int8": Int8(),
     "w4a16": W4A16(),
+    "w4a16-experts": W4A16(group_size=32, scope="experts"),
     "mxfp4": Mxfp4(),
 }
 """Names used in fwopt.yaml, in the order in which they are searched."""
@@ -23,10 +24,17 @@ _CONVERTED: dict[str, str] = {
     "w4a16": "a 4-bit checkpoint (GPTQ, AWQ or compressed-tensors); vLLM does not quantize to it on load",
 }
 
+_PUBLISHED_ONLY = {"mxfp4": "MXFP4 weights", "w4a16-experts": "4-bit experts"}
+"""Schemes that only a checkpoint published so can be served in."""
+
 
 def scheme_name(quantization: Quantization) -> str:
     """The name in `NAMES`, whatever the group size."""
-    return "fp8-block" if quantization.kind == "fp8" and quantization.scale == "block" else quantization.kind
+    if quantization.kind == "fp8" and quantization.scale == "block":
+        return "fp8-block"
+    if quantization.kind == "w4a16" and quantization.scope == "experts":
+        return "w4a16-experts"
+    return quantization.kind
 
 
 def parse_scheme(name: str) -> Quantization:
@@ -56,8 +64,8 @@ def check_servable(quantization: Quantization, model: ModelSpec, device: DeviceS
             f"quantization {name}: the checkpoint of {model.name} is stored as {stored} and can only be served so; "
             f"use '{scheme_name(native_quantization(model))}'"
         )
-    if name == "mxfp4" and stored is None:
-        raise InputError(f"quantization mxfp4: the checkpoint of {model.name} holds no MXFP4 weights")
+    if name in _PUBLISHED_ONLY and stored is None:
+        raise InputError(f"quantization {name}: the checkpoint of {model.name} holds no {_PUBLISHED_ONLY[name]}")
     if quantization.kind == "fp8" and not device.fp8_flops:
         raise InputError(f"quantization {name}: {device.name} has no FP8 arithmetic")
     if name == "int8" and not device.int8_ops:

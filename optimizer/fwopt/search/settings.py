@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 
-from fwopt.errors import InputError
+from fwopt.errors import InputError, UnknownNameError
 from fwopt.search.space import SpaceOverrides
 from fwopt.spec.base import Frozen
 from fwopt.spec.engine import EngineSpec
@@ -15,6 +16,9 @@ from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.objective import Goal, Objective, QualityLimit, Slo
 
 FILE = "fwopt.yaml"
+COMMAND_LINE = "command line"
+OLDEST_VLLM, NEWEST_VLLM = (0, 24), (0, 33)
+"""Releases whose names for the flags that are searched are the same."""
 DEFAULT_SLOS = ("ttft:p99<2s", "tpot:p95<50ms")
 """Used when neither goals nor limits are given: an interactive service."""
 
@@ -92,10 +96,24 @@ def parse_settings(content: dict[str, Any], where: str) -> Settings:
         return Settings.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = f"; known keys: {', '.join(Settings.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        if first["type"] == "extra_forbidden":
+            raise _unknown(first["loc"], where) from None
+        rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         shown = repr(first["input"])[:60]
-        raise InputError(f"{where}: {key}: {first['msg']}, got {shown}{known}") from None
+        raise InputError(f"{_key(first['loc'], where)}: {rule}, got {shown}") from None
+
+
+def _key(place: tuple[int | str, ...], where: str) -> str:
+    """A setting as its writer knows it: a flag, or a key of the file."""
+    key = ".".join(str(part) for part in place)
+    return f"--{key.replace('_', '-')}" if where == COMMAND_LINE else f"{where}: {key}"
+
+
+def _unknown(place: tuple[int | str, ...], where: str) -> InputError:
+    kinds: dict[str, type[Frozen]] = {"objective": ObjectiveSettings, "search": SpaceOverrides}
+    section = kinds.get(str(place[0]), Settings) if len(place) > 1 else Settings
+    key = ".".join(str(part) for part in place)
+    return UnknownNameError(f"setting in {where}:", key, section.model_fields)
 
 
 def parse_objective(settings: ObjectiveSettings, hardware: HardwareSpec) -> tuple[Objective, str | None]:
@@ -123,8 +141,13 @@ def parse_objective(settings: ObjectiveSettings, hardware: HardwareSpec) -> tupl
 
 def parse_engine(text: str) -> EngineSpec:
     """`vllm`, `vllm==0.24.0`."""
-    name, _, version = text.partition("==")
-    try:
-        return EngineSpec.model_validate({"name": name, **({"version": version} if version else {})})
-    except ValidationError:
-        raise InputError(f"engine '{text}': write vllm==0.24.0 (only vllm is planned for)") from None
+    name, equals, version = text.partition("==")
+    if name != "vllm":
+        raise InputError(f"engine '{text}': only vllm is planned for; write for example {EngineSpec().name}==0.24.0")
+    if not equals:
+        return EngineSpec()
+    found = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)*", version)
+    if found is None or not OLDEST_VLLM <= (int(found[1]), int(found[2])) <= NEWEST_VLLM:
+        oldest, newest = ("{}.{}".format(*pair) for pair in (OLDEST_VLLM, NEWEST_VLLM))
+        raise InputError(f"engine '{text}': flags are known for vllm {oldest} to {newest}; write vllm==0.24.0")
+    return EngineSpec(version=version)

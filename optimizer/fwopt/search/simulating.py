@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
 from fwopt.metrics.summary import statistic, summarize
 from fwopt.perf.cost import CostModel
@@ -60,7 +61,10 @@ class SimulatingEvaluator:
         fit = self.capacity(candidate)
         if isinstance(fit, Rejected):
             return fit
-        result = self.replay(candidate, fit, rate_scale)
+        try:
+            result = self.replay(candidate, fit, rate_scale)
+        except UnmeasuredError as error:
+            return Rejected(candidate_id=candidate.id, rung="unmeasured", reason=str(error))
         return self.judge(candidate, result, fit.blocks, rate_scale)
 
     def judge(self, candidate: Candidate, result: SimResult, blocks: int, rate_scale: float) -> Evaluation:

@@ -11,6 +11,8 @@ from fwopt.errors import InputError, UnknownNameError
 from fwopt.workload import read, scale_rate
 from fwopt.workload.columns import Workload
 from fwopt.workload.digest import with_digest
+from fwopt.workload.inspection import remarks
+from fwopt.workload.summary import statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def load_traffic(
     notes += more
     if rate_scale != 1:
         notes.append(f"arrivals of the trace are replayed {rate_scale:g} times as fast")
-    return Traffic(scale_rate(workload, rate_scale), model, tuple(notes))
+    scaled = scale_rate(workload, rate_scale)
+    return Traffic(scaled, model, (*notes, *remarks(statistics(scaled))))
 
 
 def _one_model(workload: Workload, only: str | None) -> tuple[Workload, str | None, list[str]]:

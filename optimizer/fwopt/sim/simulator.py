@@ -40,7 +40,9 @@ class SimResult:
     """Share of the run in which the average replica had work."""
     preemptions: int
     wall_s: float
-    """Time the simulation itself took."""
+    """Time the simulation itself took, compilation apart."""
+    compile_s: float
+    """Time to compile the loop, or to load it compiled: next to nothing but for the first call in a process."""
 
 
 def simulate(
@@ -61,28 +63,45 @@ def simulate(
     keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
     sequence besides those for its tokens (windows of sliding layers). Deterministic.
     """
-    _check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
+    check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
     started = time.perf_counter()
-    status = _admissible(workload, candidate.batching.block_size, kv_blocks - sequence_blocks, max_context)
+    status = admissible(workload, candidate.batching.block_size, kv_blocks - sequence_blocks, max_context)
     chosen = np.flatnonzero(status == UNFINISHED)
     sim = build(
         workload, grid, kv_blocks, candidate, policy,
         slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
     )  # fmt: skip
-    offsets, ids_kept = _offsets(workload, chosen, candidate.batching.prefix_caching)
+    offsets, ids_kept = id_offsets(workload, chosen, candidate.batching.prefix_caching)
     sim = sim._replace(ids=ids_kept)
     columns = (workload.prompt_tokens[chosen].astype(np.int64), workload.output_tokens[chosen].astype(np.int64))
     arrival = workload.arrival_s[chosen].copy()
+    load = (arrival, *columns, offsets, chosen)
+    compile_s = _compile(sim, load, closed=concurrency is not None)
     if concurrency is None:
-        run_open(sim, ROUTERS[candidate.router], arrival, *columns, offsets, chosen, 0)
+        run_open(sim, ROUTERS[candidate.router], *load, 0)
         drain(sim)
     else:
-        run_closed(sim, concurrency, arrival, *columns, offsets, chosen)
+        run_closed(sim, concurrency, *load)
     records = _records(workload, sim, grid, status, chosen, arrival)
-    return _result(sim, grid, records, time.perf_counter() - started)
+    ended = records.finish_s[records.status == FINISHED]
+    span = float(ended.max() - records.arrival_s.min()) if len(ended) else 0.0
+    took = time.perf_counter() - started
+    return SimResult(records=records, wall_s=took - compile_s, compile_s=compile_s, **totals(sim, grid, span))
 
 
-def _check(workload: Workload, batching: Batching, replicas: int, concurrency: int | None) -> None:
+def _compile(sim: Any, load: tuple[NDArray[Any], ...], *, closed: bool) -> float:
+    """Seconds that a call of the loop takes with nobody to serve."""
+    started = time.perf_counter()
+    arrival, prompt, output, offsets, request = (column[:0] for column in load)
+    if closed:
+        run_closed(sim, 1, arrival, prompt, output, offsets, request)
+    else:
+        run_open(sim, ROUND_ROBIN, arrival, prompt, output, offsets, request, 0)
+        drain(sim)
+    return time.perf_counter() - started
+
+
+def check(workload: Workload, batching: Batching, replicas: int, concurrency: int | None) -> None:
     if len(workload) == 0:
         raise InputError(f"workload '{workload.name}' has no requests")
     if batching.max_num_seqs > batching.max_num_batched_tokens:
@@ -94,7 +113,7 @@ def _check(workload: Workload, batching: Batching, replicas: int, concurrency: i
         raise InputError(f"a closed load needs at least 1 in flight on 1 replica, got {concurrency} on {replicas}")
 
 
-def _admissible(workload: Workload, block_size: int, kv_blocks: int, max_context: int) -> NDArray[np.int8]:
+def admissible(workload: Workload, block_size: int, kv_blocks: int, max_context: int) -> NDArray[np.int8]:
     """Status per request: UNFINISHED where the server accepts it, the reason otherwise.
 
     A server compares prompt + max_tokens with its context length; where the client sent no max_tokens,
@@ -108,7 +127,7 @@ def _admissible(workload: Workload, block_size: int, kv_blocks: int, max_context
     return status
 
 
-def _offsets(
+def id_offsets(
     workload: Workload, chosen: NDArray[np.int64], prefix: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Where each chosen request's prefix ids lie."""
@@ -161,19 +180,16 @@ def _records(
     )
 
 
-def _result(sim: Any, grid: StepGrid, records: Records, wall_s: float) -> SimResult:
+def totals(sim: Any, grid: StepGrid, span_s: float) -> dict[str, Any]:
+    """What all replicas did together; `span_s` from the first arrival to the last completion."""
     replica = sim.replica
     busy = float(replica["busy_s"].sum())
-    ended = records.finish_s[records.status == FINISHED]
-    span = float(ended.max() - records.arrival_s.min()) if len(ended) else 0.0
-    return SimResult(
-        records=records,
-        provenance=shares_of_time(sim, grid),
-        host_share=float(replica["host_s"].sum()) / busy if busy else 0.0,
-        iterations=int(replica["steps"].sum()),
-        peak_kv_blocks=int(replica["peak_used"].max()),
-        mean_batch=float(replica["batch_s"].sum()) / busy if busy else 0.0,
-        busy_share=min(1.0, busy / (span * len(replica))) if span else 0.0,
-        preemptions=int(replica["preemptions"].sum()),
-        wall_s=wall_s,
-    )
+    return {
+        "provenance": shares_of_time(sim, grid),
+        "host_share": float(replica["host_s"].sum()) / busy if busy else 0.0,
+        "iterations": int(replica["steps"].sum()),
+        "peak_kv_blocks": int(replica["peak_used"].max()),
+        "mean_batch": float(replica["batch_s"].sum()) / busy if busy else 0.0,
+        "busy_share": min(1.0, busy / (span_s * len(replica))) if span_s else 0.0,
+        "preemptions": int(replica["preemptions"].sum()),
+    }

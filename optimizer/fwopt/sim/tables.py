@@ -82,7 +82,7 @@ def build(
     for end in ("run_head", "run_tail", "wait_head", "wait_tail", "partial", "lru_head", "lru_tail"):
         replica[end] = -1
     unique = workload.unique_blocks if prefix else 0
-    id_end, id_blocks = _id_lengths(workload, batching.block_size) if prefix else (np.zeros(0, np.int64),) * 2
+    id_end, id_blocks = id_lengths(workload, batching.block_size) if prefix else (np.zeros(0, np.int64),) * 2
     token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
     mixed_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens, grid.prefill_in_graphs)
     junk = kv_blocks + 1 if prefix else 1
@@ -121,7 +121,7 @@ def build(
     )
 
 
-def _id_lengths(workload: Workload, block_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def id_lengths(workload: Workload, block_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Per prefix id: tokens up to its end (the last block of a prompt may be short) and KV blocks it stands for."""
     counts = np.diff(workload.block_offsets)
     position = np.arange(len(workload.block_ids)) - np.repeat(workload.block_offsets[:-1], counts)

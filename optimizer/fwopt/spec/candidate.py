@@ -36,6 +36,8 @@ class W4A16(Frozen):
 
     kind: Literal["w4a16"] = "w4a16"
     group_size: PositiveInt = 128
+    scope: Literal["all", "experts"] = "all"
+    """`experts`: routed experts alone, the rest stays bf16 (Kimi K2 checkpoints)."""
 
 
 class Mxfp4(Frozen):
@@ -47,6 +49,13 @@ class Mxfp4(Frozen):
 Quantization = Annotated[Bf16 | Fp8 | Int8 | W4A16 | Mxfp4, Field(discriminator="kind")]
 KvDtype = Literal["bf16", "fp8"]
 RouterPolicy = Literal["round_robin", "least_requests"]
+
+
+def outside_experts(quantization: Quantization) -> Quantization:
+    """The scheme of attention, dense MLPs and shared experts: some checkpoints quantize routed experts alone."""
+    if quantization.kind == "mxfp4" or (quantization.kind == "w4a16" and quantization.scope == "experts"):
+        return Bf16()
+    return quantization
 
 
 class Parallelism(Frozen):
@@ -109,9 +118,13 @@ class Candidate(Frozen):
 
     @property
     def label(self) -> str:
-        """Short human name, for example `fp8 kv-fp8 tp2 x4 seqs256 tok8192`."""
+        """Short human name, for example `fp8 kv-fp8 tp2 x4 seqs256 tok8192`; what it leaves out is the default."""
         q, p, b = self.quantization, self.parallelism, self.batching
-        parts = [f"fp8-{q.scale}" if q.kind == "fp8" and q.scale != "tensor" else q.kind]
+        parts: list[str] = [q.kind]
+        if q.kind == "fp8" and q.scale != "tensor":
+            parts = [f"fp8-{q.scale}"]
+        if q.kind == "w4a16" and q.scope != "all":
+            parts = [f"w4a16-{q.scope}"]
         if self.kv_dtype != "bf16":
             parts.append(f"kv-{self.kv_dtype}")
         parts.append(f"tp{p.tp}")
@@ -120,6 +133,11 @@ class Candidate(Frozen):
         parts += [f"seqs{b.max_num_seqs}", f"tok{b.max_num_batched_tokens}"]
         if b.gpu_memory_utilization != Batching.model_fields["gpu_memory_utilization"].default:
             parts.append(f"mem{b.gpu_memory_utilization:g}")
-        if not b.prefix_caching:
-            parts.append("no-prefix-cache")
+        if b.max_model_len is not None:
+            parts.append(f"len{b.max_model_len}")
+        if b.block_size != Batching.model_fields["block_size"].default:
+            parts.append(f"block{b.block_size}")
+        parts += ["no-prefix-cache"] * (not b.prefix_caching) + ["no-chunked-prefill"] * (not b.chunked_prefill)
+        if p.replicas > 1 and self.router != Candidate.model_fields["router"].default:
+            parts.append(self.router.replace("_", "-"))
         return " ".join(parts)

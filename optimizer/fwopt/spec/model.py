@@ -19,6 +19,8 @@ class GroupedQueryAttention(Frozen):
     window_tokens: PositiveInt | None = None
     """Sliding-window length in tokens; None attends to the whole context."""
     qkv_bias: bool = False
+    output_gate: bool = False
+    """The query projection also yields a gate on the attention's output, as wide as the queries (Qwen3.5)."""
     shared_kv: bool = False
     """Keys double as values (Gemma 4 global layers): one cached tensor instead of two."""
 
@@ -35,7 +37,29 @@ class LatentAttention(Frozen):
     v_head_dim: PositiveInt
 
 
-Attention = Annotated[GroupedQueryAttention | LatentAttention, Field(discriminator="kind")]
+class LinearAttention(Frozen):
+    """Gated DeltaNet (Qwen3.5): a state of fixed size a sequence instead of a KV cache, behind a short convolution."""
+
+    kind: Literal["gdn"] = "gdn"
+    key_heads: PositiveInt
+    value_heads: PositiveInt
+    key_head_dim: PositiveInt
+    value_head_dim: PositiveInt
+    conv_tokens: PositiveInt
+    """Tokens that the causal convolution over queries, keys and values sees."""
+    state_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of the recurrent state, as engines keep it; the convolution's is bf16."""
+
+    @property
+    def heads(self) -> int:
+        return self.key_heads
+
+    def projected(self, tp: int) -> tuple[int, int]:
+        """(queries and keys, values) on one of `tp` GPUs, in numbers a token."""
+        return 2 * self.key_heads // tp * self.key_head_dim, self.value_heads // tp * self.value_head_dim
+
+
+Attention = Annotated[GroupedQueryAttention | LatentAttention | LinearAttention, Field(discriminator="kind")]
 
 
 class DenseMlp(Frozen):
@@ -79,10 +103,13 @@ class ModelSpec(Frozen):
     layers: tuple[LayerGroup, ...]
     max_context_tokens: PositiveInt
     tied_embeddings: bool
-    checkpoint_quantization: Literal["fp8_tensor", "fp8_block", "int8_channel", "mxfp4", "int4_group"] | None = None
-    """Scheme the published weights are stored in; None is bf16/fp16."""
+    checkpoint_quantization: (
+        Literal["fp8_tensor", "fp8_block", "int8_channel", "mxfp4", "int4_group", "int4_experts"] | None
+    ) = None
+    """Scheme the published weights are stored in; None is bf16/fp16. `int4_experts`: 4-bit groups in routed experts
+    alone, the rest bf16."""
     checkpoint_group_size: PositiveInt | None = None
-    """Weights sharing one scale, for `int4_group` checkpoints."""
+    """Weights sharing one scale, for `int4_group` and `int4_experts` checkpoints."""
     config_digest: str
     """SHA-256 (16 hex digits) of the config.json bytes."""
     source: str

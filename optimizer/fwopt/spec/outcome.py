@@ -11,7 +11,7 @@ from fwopt.spec.candidate import Candidate
 from fwopt.spec.objective import Goal, Slo
 from fwopt.spec.provenance import ProvenanceShares
 
-Rung = Literal["memory", "bound", "dominated", "quality", "simulation", "live"]
+Rung = Literal["memory", "bound", "dominated", "quality", "unmeasured", "simulation", "live"]
 
 
 class Rejected(Frozen):

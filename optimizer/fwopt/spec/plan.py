@@ -83,6 +83,8 @@ class Plan(Frozen):
     """How far predictions of this kind were off on held-out measurements."""
     inputs: tuple[InputPin, ...]
     seed: int
+    command: str | None = None
+    """The `fwopt tune` line that leads to the same plan; TRACE stands for the file that `inputs` pins."""
     status: Literal["complete", "interrupted", "infeasible"]
     chosen: Entry | None
     """None when no candidate meets the objective; then `nearest_miss` says how close one came."""

@@ -11,6 +11,8 @@ from fwopt.spec.hardware import DeviceSpec, HardwareSpec, Price
 
 _DATA = Path(__file__).parent / "data"
 _EXAMPLE = "--hardware h200:8"
+MOST_GPUS = 1024
+"""A larger number is a slip of the hand: every replica is simulated."""
 
 NAMES: dict[str, str] = {
     "a10g": "A10G",
@@ -72,7 +74,10 @@ def _parse(text: str) -> tuple[str, int]:
     name, colon, number = text.strip().partition(":")
     if colon and (not number.isascii() or not number.isdigit() or int(number) < 1):
         raise InputError(f"hardware '{text}': the count after ':' must be a whole number above zero; e.g. {_EXAMPLE}")
-    return resolve(name), int(number) if colon else 1
+    count = int(number[:9]) if colon else 1
+    if count > MOST_GPUS:
+        raise InputError(f"hardware '{text}': at most {MOST_GPUS:,} GPUs are planned for at a time; e.g. {_EXAMPLE}")
+    return resolve(name), count
 
 
 def resolve(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fwopt.spec.candidate import Parallelism, Quantization
+from fwopt.spec.candidate import Parallelism, Quantization, outside_experts
 from fwopt.spec.model import Attention, Mlp, ModelSpec
 from fwopt.targets.quantization import native_quantization
 from fwopt.targets.weights import VOCAB_PADDING, expert_shard, round_up
@@ -25,6 +25,8 @@ def _scheme(model: ModelSpec, quantization: Quantization) -> str | None:
         return "the published weights are already quantized in another scheme"
     if model.checkpoint_quantization is None and quantization.kind == "mxfp4":
         return "MXFP4 needs a checkpoint published in MXFP4"
+    if model.checkpoint_quantization is None and outside_experts(quantization) != quantization:
+        return "4-bit experts beside bf16 need a checkpoint published with 4-bit experts"
     return None
 
 
@@ -42,6 +44,8 @@ def _split(model: ModelSpec, quantization: Quantization, parallelism: Parallelis
         attention, mlp = group.attention, group.mlp
         if attention.heads % tp:
             return "attention heads are not divisible by tp"
+        if attention.kind == "gdn" and attention.value_heads % tp:
+            return "the value heads of linear attention are not divisible by tp"
         if attention.kind == "gqa" and attention.kv_heads % tp and tp % attention.kv_heads:
             return "KV heads and tp do not divide one another"
         if (_dense_width(mlp) or 0) % tp:
@@ -59,15 +63,18 @@ def _alignment(model: ModelSpec, quantization: Quantization, parallelism: Parall
     tp = parallelism.tp
     for group in model.layers:
         widths = [w // tp for w in (_dense_width(group.mlp),) if w is not None]
+        expert_widths: list[int] = []
         if group.mlp.kind == "moe":
-            widths.append(expert_shard(group.mlp, parallelism)[1])
-        outputs = [*_attention_outputs(group.attention, tp), *widths]
-        inputs = [_attention_input(group.attention, tp), *widths]
+            expert_widths = [expert_shard(group.mlp, parallelism)[1]]
+        outputs = [*_attention_outputs(group.attention, tp), *widths, *expert_widths]
+        inputs = [_attention_input(group.attention, tp), *widths, *expert_widths]
         if quantization.kind == "fp8" and quantization.scale == "block":
             if any(n % _FP8_BLOCK for n in outputs) or (tp > 1 and any(k % _FP8_BLOCK for k in inputs)):
                 return "a shard is not a multiple of the 128x128 fp8 blocks"
-        elif quantization.kind == "w4a16" and any(k % quantization.group_size for k in (*inputs, model.hidden_size)):
-            return "a shard is not a multiple of the int4 group size"
+        elif quantization.kind == "w4a16":
+            grouped = inputs if outside_experts(quantization) == quantization else expert_widths
+            if any(k % quantization.group_size for k in (*grouped, model.hidden_size)):
+                return "a shard is not a multiple of the int4 group size"
     return None
 
 
@@ -83,6 +90,9 @@ def _attention_outputs(attention: Attention, tp: int) -> Iterator[int]:
         yield heads * attention.head_dim
         yield max(1, attention.kv_heads // tp) * attention.head_dim
         return
+    if attention.kind == "gdn":
+        yield from attention.projected(tp)
+        return
     if tp > 1:
         yield heads * (attention.qk_nope_head_dim + attention.qk_rope_head_dim)
         yield heads * (attention.qk_nope_head_dim + attention.v_head_dim)
@@ -91,5 +101,7 @@ def _attention_outputs(attention: Attention, tp: int) -> Iterator[int]:
 
 
 def _attention_input(attention: Attention, tp: int) -> int:
+    if attention.kind == "gdn":
+        return attention.projected(tp)[1]
     width = attention.head_dim if attention.kind == "gqa" else attention.v_head_dim
     return attention.heads // tp * width

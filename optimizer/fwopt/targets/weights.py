@@ -1,7 +1,7 @@
 """The matrices of a model: how many parameters, and how many bytes on one GPU when sharded and quantized.
 
 Shapes are (n outputs, k inputs) of the matrices as vLLM fuses and shards them. Norms beyond two a layer, per-head
-norms, attention sinks and router biases are left out: together below 0.01 % of any model here.
+norms, short convolutions, attention sinks and router biases are left out: together below 0.01 % of any model here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fwopt.spec.candidate import Bf16, Parallelism, Quantization
-from fwopt.spec.model import Attention, LayerGroup, Mlp, ModelSpec, MoeMlp
+from fwopt.spec.candidate import Parallelism, Quantization, outside_experts
+from fwopt.spec.model import Attention, LatentAttention, LayerGroup, LinearAttention, Mlp, ModelSpec, MoeMlp
 
 VOCAB_PADDING = 64
 """vLLM pads the rows of embedding and LM head to a multiple of this."""
@@ -44,9 +44,27 @@ def attention_linears(attention: Attention, hidden: int, tp: int, *, stored: boo
         kv_heads = max(1, attention.kv_heads // tp)
         kv_tensors = 1 if stored and attention.shared_kv else 2
         width = attention.head_dim
-        yield Linear((heads + kv_tensors * kv_heads) * width, hidden, biases=int(attention.qkv_bias))
+        queries = heads * (2 if attention.output_gate else 1)
+        yield Linear((queries + kv_tensors * kv_heads) * width, hidden, biases=int(attention.qkv_bias))
         yield Linear(hidden, heads * width)
         return
+    if attention.kind == "gdn":
+        query_key, value = attention.projected(tp)
+        yield Linear(query_key + 2 * value, hidden)  # the second value-sized part gates the output
+        yield gate_linear(attention, hidden, tp)
+        yield Linear(hidden, value)
+        return
+    yield from latent_linears(attention, hidden, heads)
+    yield latent_up(attention, heads)
+
+
+def gate_linear(attention: LinearAttention, hidden: int, tp: int) -> Linear:
+    """Decay and step size of every value head; bf16 in every checkpoint."""
+    return Linear(2 * attention.value_heads // tp, hidden)
+
+
+def latent_linears(attention: LatentAttention, hidden: int, heads: int) -> Iterator[Linear]:
+    """Latent attention's projections that every token takes, cached or not."""
     qk = attention.qk_nope_head_dim + attention.qk_rope_head_dim
     kv_down = attention.kv_lora_rank + attention.qk_rope_head_dim
     if attention.q_lora_rank is None:
@@ -55,8 +73,13 @@ def attention_linears(attention: Attention, hidden: int, tp: int, *, stored: boo
     else:
         yield Linear(attention.q_lora_rank + kv_down, hidden)
         yield Linear(heads * qk, attention.q_lora_rank)
-    yield Linear(heads * (attention.qk_nope_head_dim + attention.v_head_dim), attention.kv_lora_rank)
     yield Linear(hidden, heads * attention.v_head_dim)
+
+
+def latent_up(attention: LatentAttention, heads: int) -> Linear:
+    """From the latent vector to keys and values: a product while prompts are computed, absorbed into query and output
+    while tokens are generated."""
+    return Linear(heads * (attention.qk_nope_head_dim + attention.v_head_dim), attention.kv_lora_rank)
 
 
 def dense_linears(mlp: Mlp, hidden: int, tp: int) -> Iterator[Linear]:
@@ -103,9 +126,9 @@ def parameter_count(model: ModelSpec) -> int:
 def weight_bytes(model: ModelSpec, quantization: Quantization, parallelism: Parallelism) -> int:
     """Bytes of weights on the fullest GPU.
 
-    Embeddings, LM head, router and norms stay bf16 in every scheme; MXFP4 quantizes the experts only. With pipeline
-    stages, layers are spread evenly and the fullest stage also holds the embedding or the LM head (both when tied
-    or alone).
+    Embeddings, LM head, router and norms stay bf16 in every scheme; some schemes
+    quantize routed experts only. With pipeline stages, layers are spread evenly and the fullest stage also holds the
+    embedding or the LM head (both when tied or alone).
     """
     layers = sum(g.count * layer_bytes(model, g, quantization, parallelism) for g in model.layers)
     per_stage = ceil_div(layers * ceil_div(model.layer_count, parallelism.pp), model.layer_count)
@@ -118,8 +141,9 @@ def layer_bytes(model: ModelSpec, group: LayerGroup, quantization: Quantization,
     """Bytes of one layer's weights, scales and biases on one GPU."""
     hidden, tp = model.hidden_size, parallelism.tp
     mxfp4 = quantization.kind == "mxfp4"
+    outside = outside_experts(quantization)
     linears = [*attention_linears(group.attention, hidden, tp), *dense_linears(group.mlp, hidden, tp)]
-    total = sum(_linear_bytes(m, Bf16() if mxfp4 else quantization) for m in linears) + 2 * hidden * _BF16
+    total = sum(_linear_bytes(m, outside) for m in linears) + 2 * hidden * _BF16
     attention = group.attention
     if attention.kind == "mla":
         # after loading, vLLM keeps the KV up-projection a second time in bf16, split for the absorbed decode path

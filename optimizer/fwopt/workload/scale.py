@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from fwopt.errors import InputError
 from fwopt.workload.columns import Workload
 from fwopt.workload.digest import with_digest
+
+SLOWEST, FASTEST = 1e-6, 1e6
+"""Beyond these a factor is a slip of the hand, and times lose their digits."""
 
 
 def scale_rate(workload: Workload, factor: float) -> Workload:
@@ -15,8 +17,8 @@ def scale_rate(workload: Workload, factor: float) -> Workload:
 
     What it cannot do: more real users also mean other sessions side by side, not the same ones sped up.
     """
-    if not (math.isfinite(factor) and factor > 0):
-        raise InputError(f"rate scale must be above zero and finite, got {factor}")
+    if not SLOWEST <= factor <= FASTEST:
+        raise InputError(f"rate scale must be between {SLOWEST:g} and {FASTEST:,.0f}, got {factor:g}")
     if factor == 1:
         return workload
     return with_digest(replace(workload, arrival_s=workload.arrival_s / factor))

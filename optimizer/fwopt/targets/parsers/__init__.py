@@ -23,6 +23,9 @@ PARSERS: dict[str, str] = {
     "GptOssForCausalLM": "fwopt.targets.parsers.moe:gpt_oss",
     "DeepseekV2ForCausalLM": "fwopt.targets.parsers.latent:deepseek",
     "DeepseekV3ForCausalLM": "fwopt.targets.parsers.latent:deepseek",
+    "KimiK25ForConditionalGeneration": "fwopt.targets.parsers.latent:kimi",
+    "Qwen3_5ForConditionalGeneration": "fwopt.targets.parsers.hybrid:qwen3_5",
+    "Qwen3_5MoeForConditionalGeneration": "fwopt.targets.parsers.hybrid:qwen3_5_moe",
     "Gemma2ForCausalLM": "fwopt.targets.parsers.gemma:gemma2",
     "Gemma3ForCausalLM": "fwopt.targets.parsers.gemma:gemma3",
     "Gemma3ForConditionalGeneration": "fwopt.targets.parsers.gemma:gemma3_multimodal",
@@ -30,12 +33,9 @@ PARSERS: dict[str, str] = {
 }
 
 NOT_MODELLED: dict[str, str] = {
-    "Qwen3_5ForConditionalGeneration": "linear attention",
-    "Qwen3_5MoeForConditionalGeneration": "linear attention",
     "DeepseekV32ForCausalLM": "sparse attention with an indexer",
     "GlmMoeDsaForCausalLM": "sparse attention with an indexer",
     "Llama4ForConditionalGeneration": "chunked local attention",
-    "KimiK25ForConditionalGeneration": "4-bit experts beside bf16 attention in one checkpoint",
 }
 """Known architectures whose cost fwopt cannot state, and why."""
 

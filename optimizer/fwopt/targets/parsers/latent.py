@@ -1,10 +1,15 @@
-"""DeepSeek V2, V3 and R1: multi-head latent attention, first layers dense, then experts with shared ones."""
+"""DeepSeek V2, V3 and R1, Kimi K2.5: multi-head latent attention, first layers dense, then experts with shared ones."""
 
 from __future__ import annotations
 
 from fwopt.spec.model import DenseMlp, LatentAttention, MoeMlp
 from fwopt.targets.config import Config
 from fwopt.targets.parsers.shape import Shape, shape
+
+
+def kimi(config: Config) -> Shape:
+    """A DeepSeek-V3 language model inside a multimodal config."""
+    return deepseek(config.section("text_config"))
 
 
 def deepseek(config: Config) -> Shape:

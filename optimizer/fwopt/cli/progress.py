@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fwopt.spec.outcome import Trial
 
 PLAIN_EVERY_S = 5.0
+WARM = 8
+"""Simulations before the pace says anything: the first ones may be compiling."""
 
 
 class Display:
@@ -40,7 +42,7 @@ class Display:
             return
         self._last_s = now
         p = self.progress
-        line = f"{p.phase}: {p.evaluated} simulated, {self.left()}; best {p.best_text}; rejected: {p.rejected_text}"
+        line = f"{p.phase}: {p.evaluated} simulated, {self.left()}; best: {p.best_text}; rejected: {p.rejected_text}"
         print(f"fwopt: {line}", file=sys.stderr, flush=True)
 
     def left(self) -> str:
@@ -48,7 +50,7 @@ class Display:
         p, spent = self.progress, self.stopper.elapsed_s
         if p.phase == "capacity":
             return f"{p.capacity_runs} capacity runs"
-        pace = spent / p.evaluated * max(p.budget - p.evaluated, 0) if p.evaluated else None
+        pace = spent / p.evaluated * max(p.budget - p.evaluated, 0) if p.evaluated >= WARM else None
         limit = self.stopper.left_s()
         times = [t for t in (pace, limit) if t is not None]
         return f"at most {max(min(times), 0):.0f} s left" if times else "time left unknown"
