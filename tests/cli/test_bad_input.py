@@ -156,6 +156,14 @@ def test_a_folder_of_somebody_else_is_never_replaced(home: Path, tmp_path: Path)
     assert "it holds no run" in line
 
 
+def test_replacing_a_run_leaves_nothing_of_it_should_the_next_one_die(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "run/deploy/vllm/mine.txt").write_text("keep")
+    arguments = ("tune", home / "t.jsonl", *TARGET, "--trials", 3, "--out", "run", "--force", "--slo", "tpot:p99<0.1ms")
+    assert fwopt(*arguments, cwd=tmp_path).returncode == 2
+    assert [p.name for p in (tmp_path / "run/deploy/vllm").iterdir()] == ["mine.txt"]
+
+
 def test_nothing_meets_the_limits_answers_with_the_nearest_miss(home: Path, tmp_path: Path) -> None:
     done = fwopt(
         "tune", home / "t.jsonl", *TARGET, "--trials", 3, "--slo", "tpot:p99<0.1ms", "--out", "run", cwd=tmp_path

@@ -17,6 +17,7 @@ CASES = [
         ("openai/gpt-oss-20b", (Mxfp4(),), ((1, False), (8, False))),
         ("deepseek-ai/DeepSeek-V3", (Fp8(scale="block"),), ((8, False), (8, True))),
         ("google/gemma-4-26B-A4B", (Bf16(),), ((1, False),)),
+        ("Qwen/Qwen3.5-35B-A3B", (Bf16(), Fp8(scale="block")), ((1, False), (4, True))),
         ("moonshotai/Kimi-K2.5", (W4A16(group_size=32, scope="experts"),), ((8, False), (8, True))),
     )
     for quantization in schemes

@@ -22,6 +22,8 @@ FAMILIES = [
     ("openai/gpt-oss-120b", Mxfp4(), "bf16", {"tp": 4}),
     ("deepseek-ai/DeepSeek-V3", Fp8(scale="block"), "fp8", {"tp": 8, "ep": True}),
     ("google/gemma-4-26B-A4B", W4A16(), "bf16", {}),
+    ("Qwen/Qwen3.5-27B", Bf16(), "fp8", {"tp": 2}),
+    ("Qwen/Qwen3.5-397B-A17B", Fp8(scale="block"), "bf16", {"tp": 8, "ep": True}),
     ("moonshotai/Kimi-K2.5", W4A16(group_size=32, scope="experts"), "bf16", {"tp": 8}),
 ]
 SURFACES = ("token_graph_s", "token_eager_s", "decode_s", "sample_s")
@@ -108,6 +110,33 @@ def test_a_longer_context_adds_to_latent_attention_what_it_adds_to_the_measured_
     found = cost._mla.decode(attention, 16, "fp8_block", "bf16", np.asarray([64.0]), context).seconds[0]
     assert found[1] - found[0] == pytest.approx(measured[1] - measured[0], rel=1e-4)
     assert 11e-6 < found[0] < 0.4 * measured[0]
+
+
+def test_linear_attention_costs_the_same_at_every_context_and_by_the_token_in_prompts(cost_of):
+    cost = cost_of("Qwen/Qwen3.5-27B", "h200", "vllm")
+    linear, full = cost.model.layers
+    (of_linear, prompt, _), (of_full, _, _) = (
+        cost._attention_layer(group, Bf16(), Parallelism(), "bf16") for group in (linear, full)
+    )
+    assert (of_linear.seconds == of_linear.seconds[:, :1]).all()
+    assert (np.diff(of_linear.seconds[:, 0]) >= 0).all()
+    at = cost.contexts >= 65536
+    assert (of_full.seconds[-1, at] > of_linear.seconds[-1, at]).all()
+    long = np.interp([16384, 32768, 65536], cost.lengths, prompt.seconds)
+    assert long[1:] / long[:-1] == pytest.approx([2, 2], rel=0.05)
+
+
+def test_one_step_of_qwen3_5_397b_adds_up_to_what_a_server_takes(cost_of):
+    """InferenceX, H200, SGLang 0.5.9, fp8, tp 8, ep 8, 1k/8k tokens: 9.4 ms a token at 4 in flight, 20.0 ms at 64."""
+    cost = cost_of("Qwen/Qwen3.5-397B-A17B", "h200", "sglang")
+    grid = cost.grid(_candidate(Fp8(scale="block"), "bf16", {"tp": 8, "ep": True}))
+    for batch, measured in ((4, 9.4e-3), (64, 20.0e-3)):
+        step = (
+            np.interp(batch, grid.tokens, grid.token_graph_s)
+            + np.interp(5000, grid.decode_context, grid.decode_s[grid.decode_batch == batch][0])
+            + np.interp(batch, grid.sample_batch, grid.sample_s)
+        )
+        assert step == pytest.approx(measured, rel=0.2)
 
 
 def test_one_step_of_kimi_k2_adds_up_to_what_a_server_takes(cost_of):

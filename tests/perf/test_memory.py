@@ -65,6 +65,19 @@ def test_kv_bytes_per_token(name, tp, kv, expected):
     assert (layout.full, layout.sliding) == (expected, 0)
 
 
+def test_states_of_linear_attention_are_held_per_sequence_whatever_its_length():
+    """Qwen3.5-397B on eight GPUs: 45 layers of 8 heads x 128 x 128 in fp32, and 3 tokens of 1,536 numbers in bf16."""
+    model = load_model("Qwen/Qwen3.5-397B-A17B")
+    layout = kv_layout(model, "bf16", Parallelism(tp=8))
+    assert (layout.full, layout.sliding) == (15 * 2 * 256 * 2, 0)
+    assert layout.state == 45 * (8 * 128 * 128 * 4 + 3 * 1536 * 2)
+    assert kv_layout(model, "fp8", Parallelism(tp=8)).state == layout.state, "an fp8 KV cache leaves states alone"
+    found = fits("Qwen/Qwen3.5-397B-A17B", quantization=Fp8(scale="block"), tp=8, ep=True)
+    assert found.bytes_per_token == layout.full
+    assert found.sequence_blocks == -(-layout.state // (16 * layout.full))
+    assert found.max_concurrency(16) == found.blocks / (1 + found.sequence_blocks)
+
+
 def test_pipeline_stages_split_the_kv_cache():
     assert kv_layout(load_model("Qwen/Qwen3-8B"), "bf16", Parallelism(pp=2)).full == 147_456 // 2
 

@@ -12,9 +12,12 @@ from fwopt.perf import roofline
 from fwopt.perf.operators import attention, moe
 from fwopt.perf.operators.collective import CollectiveTable
 from fwopt.perf.operators.gemm import GemmTable
+from fwopt.perf.operators.linear_attention import LinearTable
 from fwopt.perf.priors import load_priors
+from fwopt.spec.model import LinearAttention
 from fwopt.spec.provenance import ASSUMED, INTERPOLATED, MEASURED
 
+_GDN = {"key_heads": 16, "value_heads": 64, "key_head_dim": 128, "value_head_dim": 128, "conv_tokens": 4}
 ROUTING = load_priors().moe.routing
 
 
@@ -189,6 +192,33 @@ def test_expert_dtypes_without_a_near_table_are_assumed(profile, h200, dtype):
     found = _moe(profile, h200).time(moe.Shape(dtype, 2048, 768, 8, 128), np.asarray([16.0]))
     assert _code(found) == ASSUMED
     assert 1e-5 < found.seconds[0] < 1e-3
+
+
+def test_linear_attention_comes_back_exactly_and_shapes_not_measured_say_so(profile, h200):
+    c = profile.columns("linear_attention")
+    table, measured = LinearTable(c, h200), LinearAttention(**_GDN)
+    there = (c["phase"] == "generation") & (c["key_heads"] == 2) & (c["value_heads"] == 8)
+    at = there & (c["batch"] == 4)
+    found = table.decode(measured, 8, np.asarray([4.0, 5.0]))
+    assert found.seconds[0] == pytest.approx(float(c["p50_s"][at][0]), rel=1e-6)
+    assert found.by_code.argmax(-1).tolist() == [MEASURED, INTERPOLATED]
+    prompt = table.prefill(measured, 8, np.asarray([0.0, 8192.0, 100_000.0]))
+    alone = (c["phase"] == "context") & (c["key_heads"] == 2) & (c["value_heads"] == 8) & (c["batch"] == 1)
+    assert prompt.seconds[0] == 0
+    assert prompt.seconds[1] == pytest.approx(float(c["p50_s"][alone & (c["length"] == 8192)][0]), rel=1e-6)
+    wider = LinearAttention(**{**_GDN, "value_heads": 96})
+    assert _code(table.decode(wider, 8, np.asarray([4.0]))) == INTERPOLATED
+    assert _code(table.decode(LinearAttention(**{**_GDN, "value_head_dim": 1024}), 8, np.asarray([4.0]))) == ASSUMED
+
+
+def test_a_state_in_fp32_is_never_moved_faster_than_the_memory_allows(profile, h200):
+    """The rows were taken with states in bf16; served models keep fp32."""
+    table, batch = LinearTable(profile.columns("linear_attention"), h200), np.asarray([512.0])
+    found = {
+        dtype: table.decode(LinearAttention(**{**_GDN, "state_dtype": dtype}), 1, batch) for dtype in ("fp32", "bf16")
+    }
+    assert found["fp32"].seconds[0] >= roofline.linear_decode(h200, batch, 64, 128, 128, 4.0)[0]
+    assert found["fp32"].seconds[0] >= found["bf16"].seconds[0]
 
 
 def test_messages_are_elements_and_large_ones_run_at_the_speed_of_the_link(profile, h200):

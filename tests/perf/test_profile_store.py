@@ -46,7 +46,13 @@ def source(tmp_path):
         "attention/vllm/0.24.0/generation_attention_perf.parquet",
         [{"kv_cache_dtype": "bfloat16", "step": 1023, "latency": 0.01, **generation}],
     )
-    (root / "data" / "h200_sxm" / "linear_attention").mkdir()
+    heads = {"num_k_heads": 2, "num_v_heads": 8, "head_k_dim": 128, "head_v_dim": 128, "d_conv": 4}
+    recurrence = [
+        {"phase": "generation", "batch_size": b, "seq_len": 1, "kernel_source": kernel, "latency": latency, **heads}
+        for b, kernel, latency in ((1, "conv", 0.002), (1, "scan", 0.004), (1, "scan", 0.006), (2, "conv", 0.002))
+    ]
+    _write(root, "linear_attention/vllm/0.24.0/gdn_perf.parquet", recurrence)
+    (root / "data" / "h200_sxm" / "indexer").mkdir()
     return root
 
 
@@ -65,7 +71,12 @@ def test_the_import_undoes_the_traps_and_says_so(source, tmp_path, h200):
     assert profile.columns("all_to_all")["p50_s"][0] == pytest.approx(50e-6, rel=1e-3), "microseconds there"
     assert profile.columns("decode_attention")["context"][0] == 1024, "step + 1"
     assert profile.columns("all_reduce")["elements"][0] == 128
-    assert any("linear attention" in note for note in profile.environment.notes)
+    assert "not imported: indexer" in profile.environment.notes
+    linear = profile.columns("linear_attention")
+    assert (linear["batch"].tolist(), linear["variant"].tolist()) == ([1], ["conv + scan"]), (
+        "a lone kernel is no operator"
+    )
+    assert linear["p50_s"][0] == pytest.approx(7e-6, rel=1e-3), "convolution, and the median of the recurrence's rows"
 
 
 def test_the_same_tables_give_the_same_digest_and_other_times_another(source, tmp_path):

@@ -9,11 +9,13 @@ import pytest
 from rich.console import Console
 
 from fwopt.report import markdown
+from fwopt.report.facts import verdict
 from fwopt.report.settings import settings
 from fwopt.report.terminal import render
 from fwopt.spec.objective import Goal, Objective
 from fwopt.spec.outcome import Distribution
 from fwopt.spec.plan import RejectedCount
+from fwopt.spec.provenance import Interval
 
 
 def flat(text: str) -> str:
@@ -226,3 +228,20 @@ def test_every_setting_of_a_candidate_is_shown(sample):
     shown = settings(candidate)
     rest = candidate.model_dump(exclude={"quantization"}).values()
     assert len(shown) == len(["GPUs", "quantization"]) + sum(len(v) if isinstance(v, dict) else 1 for v in rest)
+
+
+def test_a_limit_kept_by_less_than_the_error_of_predictions_is_a_caution(sample):
+    plan = sample.plan()
+    tpot = next(r for r in plan.chosen.evaluation.slos if r.slo.metric == "tpot")
+    ratio = tpot.value_s / tpot.slo.limit_s
+
+    def cautions(high):
+        interval = Interval(metric="tpot", group="dense", low=0.9, high=high, rows=100)
+        said = verdict(sample.plan(intervals=(interval,)))
+        return said.tone, [text for about, text in said.points if about == "but" and "measured times" in text]
+
+    tone, said = cautions(1.05 / ratio)
+    assert tone == "warn"
+    assert "TPOT p95" in said[0]
+    assert "--slo 'tpot:p95<" in said[0]
+    assert cautions(0.99 / ratio)[1] == []

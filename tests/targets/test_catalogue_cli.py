@@ -18,7 +18,8 @@ def test_models_lists_shapes_and_says_what_is_not_modelled():
     rows = {row["name"]: row for row in json.loads(listed.stdout)}
     assert rows["Qwen/Qwen3-8B"]["layers"] == 36
     assert rows["openai/gpt-oss-20b"]["weights"] == "mxfp4"
-    assert "linear attention" in rows["Qwen/Qwen3.5-27B"]["not_modelled"]
+    assert "linear 16/48 x 128" in rows["Qwen/Qwen3.5-27B"]["attention"]
+    assert "sparse attention" in rows["deepseek-ai/DeepSeek-V3.2"]["not_modelled"]
     assert "Qwen/Qwen3-8B" in runner.invoke(app, ["models"], env={"COLUMNS": "200"}).stdout
 
 

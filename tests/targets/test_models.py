@@ -37,6 +37,9 @@ PUBLISHED_BILLIONS = {
     "deepseek-ai/DeepSeek-V3": 671.0,
     "google/gemma-4-26B-A4B": 25.2,
     "MiniMaxAI/MiniMax-M2.5": 230.0,
+    "Qwen/Qwen3.5-27B": 27.0,
+    "Qwen/Qwen3.5-35B-A3B": 35.0,
+    "Qwen/Qwen3.5-397B-A17B": 397.0,
 }
 
 
@@ -61,7 +64,7 @@ def test_every_catalogue_entry_loads_or_says_which_architecture_is_not_modelled(
         else:
             assert model.name == name
             assert len(model.config_digest) == 16
-    assert len(refused) == 8
+    assert len(refused) == 5
     assert all(any(f"'{architecture}'" in line for architecture in NOT_MODELLED) for line in refused)
 
 
@@ -119,6 +122,15 @@ def test_kimi_has_4_bit_experts_beside_bf16_and_weighs_what_was_published():
     assert weight_bytes(kimi, native, Parallelism()) / 1e9 == pytest.approx(595, rel=0.005)
     assert [(g.count, g.mlp.kind) for g in kimi.layers] == [(1, "dense"), (60, "moe")]
     assert "text model only" in kimi.source
+
+
+def test_three_layers_of_qwen3_5_in_four_have_linear_attention():
+    linear, full = load_model("Qwen/Qwen3.5-397B-A17B").layers
+    assert (linear.count, full.count) == (45, 15)
+    a = linear.attention
+    assert (a.key_heads, a.value_heads, a.value_head_dim, a.conv_tokens, a.state_dtype) == (16, 64, 128, 4, "fp32")
+    assert (full.attention.heads, full.attention.kv_heads, full.attention.output_gate) == (32, 2, True)
+    assert full.mlp.shared_intermediate_size == 1024
 
 
 def _int4(ignore):

@@ -37,6 +37,8 @@ EXPERTS = W4A16(group_size=32, scope="experts")
         ("moonshotai/Kimi-K2.5", EXPERTS, {"tp": 8}, None),
         ("moonshotai/Kimi-K2.5", EXPERTS, {"tp": 1, "dp": 8, "ep": True}, None),
         ("moonshotai/Kimi-K2.5", W4A16(group_size=32), {"tp": 8}, "already quantized"),
+        ("Qwen/Qwen3.5-397B-A17B", BLOCK, {"tp": 8, "ep": True}, None),
+        ("Qwen/Qwen3.5-397B-A17B", Bf16(), {"tp": 32}, "attention heads are not divisible"),
         ("Qwen/Qwen3-8B", EXPERTS, {}, "published with 4-bit experts"),
         ("mistralai/Mixtral-8x7B-v0.1", Bf16(), {"tp": 4, "dp": 4, "ep": True}, "fewer experts"),
     ],

@@ -74,7 +74,12 @@ def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | N
         baseline=baseline,
         notes=(*((note,) if note else ()), *notes),
     )
-    return job, RunFolder.create(out or _default_folder(job), job.inputs, force=force), settings.timeout_s
+    folder = RunFolder.create(out or _default_folder(job), job.inputs, force=force)
+    if force:
+        from fwopt import deploy
+
+        deploy.clear(folder.path / "deploy")
+    return job, folder, settings.timeout_s
 
 
 def _baseline(settings: Settings, model: ModelSpec) -> tuple[Candidate | None, list[str]]:

@@ -57,6 +57,18 @@ def write(plan: Plan, folder: Path, target: str | None = None) -> list[Path]:
         raise RunFolderError(f"{place} cannot be written: {error.strerror or error}") from None
 
 
+def clear(folder: Path) -> None:
+    """Remove what an earlier plan left in `folder/<target>/`; other files are not touched."""
+    for name in TARGETS:
+        place = folder / name
+        try:
+            for old in place.iterdir() if place.is_dir() else ():
+                if old.is_file() and _ours(old):
+                    old.unlink()
+        except OSError as error:
+            raise RunFolderError(f"{place} cannot be cleared: {error.strerror or error}") from None
+
+
 def _ours(path: Path) -> bool:
     with path.open(encoding="utf-8", errors="replace") as file:
         return any(MARK in file.readline(400) for _ in range(2))

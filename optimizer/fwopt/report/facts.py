@@ -176,7 +176,23 @@ def accuracy(plan: Plan) -> str | None:
         return None
     said = [f"{_INTERVAL_NAMES[i.metric]} {i.low:.2f}-{i.high:.2f}x" for i in plan.intervals]
     fewest = min(i.rows for i in plan.intervals)
-    return f"of {fewest} and more measurements held out of the fit, 80% were {f.listing(said)} the predicted value"
+    return f"in 80% of {fewest}+ results held out of the fit, measured {f.listing(said)} the predicted"
+
+
+def too_close(plan: Plan, evaluation: Evaluation) -> list[str]:
+    """Limits that are kept by less than predictions of that metric were off where somebody measured."""
+    off = {i.metric: i.high for i in plan.intervals}
+    said = []
+    for result in evaluation.slos:
+        high = off.get(result.slo.metric)
+        if not result.met or result.value_s is None or high is None or result.value_s * high < result.slo.limit_s:
+            continue
+        safe = result.slo.model_copy(update={"limit_s": float(f"{0.95 * result.slo.limit_s / high:.2g}")})
+        said.append(
+            f"{f.slo_name(result.slo)} is {f.percent(1 - result.value_s / result.slo.limit_s)} below its limit, and "
+            f"measured times were up to {high:.2f}x the predicted; --slo '{safe}' would plan for that"
+        )
+    return said
 
 
 def verdict(plan: Plan) -> Verdict:
@@ -195,6 +211,7 @@ def verdict(plan: Plan) -> Verdict:
         ("price", month_basis(plan) if plan.hardware.price else None),
     ]
     careful = plan.status == "interrupted" or chosen.evaluation.provenance.assumed > 0 or bool(chosen.needs_checkpoint)
+    careful = careful or bool(too_close(plan, chosen.evaluation))
     return Verdict(headline, tuple((k, text) for k, text in said if text), "warn" if careful else "good")
 
 
@@ -263,6 +280,7 @@ def _cautions(plan: Plan) -> list[str]:
             "space; `fwopt tune --resume RUN` goes on"
         )
     chosen = plan.chosen
+    said += too_close(plan, chosen.evaluation) if chosen is not None else []
     if chosen is not None and chosen.needs_checkpoint:
         said.append(f"a converted checkpoint must exist first: {f.plain(chosen.needs_checkpoint)}")
     if chosen is not None and chosen.evaluation.provenance.assumed > 0:

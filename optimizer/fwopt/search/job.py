@@ -157,7 +157,7 @@ def reopen(
     it is meant to be another."""
     where = trace or Path(inputs.trace)
     if not where.exists():
-        raise RunFolderError(f"{folder}: its trace {where} is not here (the path is as it was given); name the trace too")
+        raise RunFolderError(f"{folder}: its trace {where} is not here (a path as given); name the trace too")
     traffic = load_traffic(
         where,
         format=inputs.trace_format,

@@ -101,8 +101,8 @@ class RunFolder:
         folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            folder.plan_path.unlink(missing_ok=True)
-            folder.trials_path.unlink(missing_ok=True)
+            for stale in (folder.plan_path, folder.trials_path, path / "report.html", path / "report.md"):
+                stale.unlink(missing_ok=True)
         except OSError as error:
             raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another with --out") from None
         folder._write(folder.inputs_path, inputs)
