@@ -38,6 +38,21 @@ def test_enumeration_with_dominance_finds_what_brute_force_finds(toy, rate):
     assert not ids & {t.candidate.id for t in skipped}
 
 
+def test_one_setting_alone_that_saves_a_gpu_is_found(toy):
+    """However few suggestions there are: whole GPUs decide the cost."""
+
+    class Peaked(toy.Toy):
+        def latency_s(self, candidate, rate_scale):
+            b = candidate.batching
+            peak = 1.5 if (b.max_num_seqs, b.max_num_batched_tokens) == (32, 8192) else 1.0
+            return super().latency_s(candidate, rate_scale / peak)
+
+    best, _ = _brute_force(toy, Peaked(9.0), toy.LARGE)
+    plan = toy.tune(toy.inputs(toy.LARGE, trials=20), Peaked(9.0), TrialLog())
+    assert plan.chosen.evaluation.goals[0].value == pytest.approx(best)
+    assert plan.chosen.candidate.batching.max_num_seqs == 32
+
+
 @pytest.mark.parametrize("rate", [3.0, 9.0, 14.0])
 def test_the_sampled_search_finds_the_fewest_gpus_in_a_large_space(toy, rate):
     best, _ = _brute_force(toy, toy.Toy(rate), toy.LARGE)

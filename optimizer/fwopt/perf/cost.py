@@ -15,6 +15,7 @@ import numpy as np
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf import capture, shapes
+from fwopt.perf.bound import StepBound
 from fwopt.perf.calibration import Calibration, load_calibration
 from fwopt.perf.grid import Floats, StepGrid
 from fwopt.perf.operators import attention, moe
@@ -97,9 +98,10 @@ class CostModel:
         if b.max_num_batched_tokens > LARGEST_STEP_TOKENS:
             raise UnmeasuredError(f"token budgets beyond {LARGEST_STEP_TOKENS} are not modelled")
         kv = candidate.kv_dtype
-        graph, eager = self._once(("token", q, p.tp, p.dp, p.ep), lambda: self._token(q, p))
-        decode, prefill, floor_s = self._once(("attention", q, p.tp, kv), lambda: self._attention(q, p, kv))
-        sample = self._once(("sample", p.tp), lambda: self._sample(p.tp))
+        least = StepBound.of(self.model, self.device, candidate)
+        graph, eager = self._once(("token", q, p.tp, p.dp, p.ep), lambda: self._token(q, p, least))
+        decode, prefill, floor_s = self._once(("attention", q, p.tp, kv), lambda: self._attention(q, p, kv, least))
+        sample = self._once(("sample", p.tp), lambda: self._sample(p.tp, least))
         o = self.overheads
         return StepGrid(
             tokens=self.tokens,
@@ -122,7 +124,7 @@ class CostModel:
             sequence_cpu_s=o.sequence_cpu_s,
             serial_s=o.serial_s,
             sequence_serial_s=o.sequence_serial_s,
-            prefill_step_s=o.prefill_step_s + (o.mla_prefill_step_s if self._latent else 0.0),
+            prefill_step_s=o.prefill_step_s + (o.special_prefill_step_s if self._special else 0.0),
             prefill_in_graphs=o.prefill_in_graphs,
             request_s=o.request_s,
             prompt_token_s=o.prompt_token_s,
@@ -135,8 +137,9 @@ class CostModel:
             return self._cache[key]
 
     @property
-    def _latent(self) -> bool:
-        return any(group.attention.kind == "mla" for group in self.model.layers)
+    def _special(self) -> bool:
+        """Attention other than plain grouped queries: its prompts run a path of their own in every engine."""
+        return any(group.attention.kind != "gqa" for group in self.model.layers)
 
     # Operator tables, shared by every model on the profile.
 
@@ -178,7 +181,7 @@ class CostModel:
 
     # What depends on the step's tokens.
 
-    def _token(self, q: Quantization, p: Parallelism) -> tuple[Timed, Timed]:
+    def _token(self, q: Quantization, p: Parallelism, least: StepBound) -> tuple[Timed, Timed]:
         tokens, hidden = self.tokens, self.model.hidden_size
         total, kernels = self._elementwise(2 * 2.0 * hidden), 1
         for group in self.model.layers:
@@ -196,7 +199,8 @@ class CostModel:
         reductions = 2 * self.model.layer_count + 1
         graph = total + self._communicate("graph", p.tp, tokens * hidden) * reductions
         eager = total + self._communicate("eager", p.tp, tokens * hidden) * reductions
-        return graph, eager.at_least(kernels * self.overheads.launch_s, BOUND)
+        floor = least.token_s(tokens)  # a fitted factor below one may not undercut the roofline; below likewise
+        return graph.at_least(floor, BOUND), eager.at_least(np.maximum(kernels * self.overheads.launch_s, floor), BOUND)
 
     def _layer(self, layer: shapes.Layer) -> Timed:
         total = Timed.zero((len(self.tokens),))
@@ -237,7 +241,7 @@ class CostModel:
 
     # What depends on contexts.
 
-    def _attention(self, q: Quantization, p: Parallelism, kv: str) -> tuple[Timed, Timed, float]:
+    def _attention(self, q: Quantization, p: Parallelism, kv: str, least: StepBound) -> tuple[Timed, Timed, float]:
         decode = Timed.zero((len(self.batches), len(self.contexts)))
         prefill, floor_s = Timed.zero((len(self.lengths),)), 0.0
         for group in self.model.layers:
@@ -247,7 +251,8 @@ class CostModel:
                 prefill + a * group.count,
                 floor_s + floor * group.count,
             )
-        return decode, prefill, floor_s
+        cached = least.decode_s(self.batches[:, None], self.contexts)
+        return decode.at_least(cached, BOUND), prefill.at_least(least.prefill_s(self.lengths), BOUND), floor_s
 
     def _attention_layer(
         self, group: LayerGroup, q: Quantization, p: Parallelism, kv: str
@@ -279,11 +284,12 @@ class CostModel:
 
     # What depends on the sequences that get a token.
 
-    def _sample(self, tp: int) -> Timed:
+    def _sample(self, tp: int, least: StepBound) -> Timed:
         rows, prior = self.batches, self.priors.sampling
         columns = shapes.vocabulary(self.model, tp)
         head = self._gemm.time("bf16", rows, columns, self.model.hidden_size)
         gather = self._communicate("all_gather", tp, rows * columns * tp)
         logits = self._elementwise(prior.logit_passes * 4.0 * self.model.vocab_size, rows)
         floor_s = prior.kernels * self.priors.elementwise.kernel_floor_s
-        return head + gather + logits + Timed.of(np.full(len(rows), floor_s), BOUND)
+        total = head + gather + logits + Timed.of(np.full(len(rows), floor_s), BOUND)
+        return total.at_least(least.sample_s(rows), BOUND)

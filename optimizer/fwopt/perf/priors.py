@@ -86,9 +86,9 @@ class Overheads(Frozen):
     sequence_serial_s_why: str
     prefill_step_s: NonNegativeFloat
     prefill_step_s_why: str
-    mla_prefill_step_s: NonNegativeFloat
-    """Added to `prefill_step_s` for models with latent attention."""
-    mla_prefill_step_s_why: str
+    special_prefill_step_s: NonNegativeFloat
+    """Added to `prefill_step_s` for models with latent or linear attention."""
+    special_prefill_step_s_why: str
     prefill_in_graphs: bool
     prefill_in_graphs_why: str
     request_s: NonNegativeFloat

@@ -181,7 +181,7 @@ def accuracy(plan: Plan) -> str | None:
 
 def too_close(plan: Plan, evaluation: Evaluation) -> list[str]:
     """Limits that are kept by less than predictions of that metric were off where somebody measured."""
-    off = {i.metric: i.high for i in plan.intervals}
+    off: dict[str, float] = {i.metric: i.high for i in plan.intervals}
     said = []
     for result in evaluation.slos:
         high = off.get(result.slo.metric)

@@ -190,7 +190,7 @@ def _candidate(row: Row, engine: str, device: DeviceSpec, weights: Quantization,
         max_num_seqs=int(seqs or 1024),
         max_num_batched_tokens=int(tokens or 8192),
         block_size=16 if engine == "vllm" else 1,
-        gpu_memory_utilization=float(memory[1]) if memory else _memory_share(engine, device, tp),
+        gpu_memory_utilization=float(memory[1] if memory else said.get("memory") or _memory_share(engine, device, tp)),
         prefix_caching=False,
         max_model_len=max(int(context[1]), longest) if context else None,
     )

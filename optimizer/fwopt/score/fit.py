@@ -27,8 +27,8 @@ WORKERS = 2
 
 SPREADS = {
     "gemm/bf16": 0.06, "gemm/fp8": 0.06, "gemm/fp8_block": 0.1, "moe/bf16": 0.3, "moe/fp8_block": 0.3, "moe/mxfp4": 0.3,
-    "moe/w4a16": 0.3, "attention_decode": 0.1, "attention_prefill": 0.1, "mla_projections": 0.2,
-    "mla_decode": 0.2, "mla_prefill": 0.2, "comm": 0.15, "elementwise": 0.2,
+    "moe/w4a16": 0.3, "attention_decode": 0.1, "attention_prefill": 0.1,
+    "mla_decode": 0.2, "mla_prefill": 0.2, "linear_attention": 0.2, "comm": 0.15, "elementwise": 0.2,
 }  # fmt: skip
 """How far a factor is expected from one, in log units: the strength of the pull. Dense GEMMs are a library's own
 kernels, timed as they are served; expert kernels depend on routing and on the engine's version."""
@@ -40,7 +40,7 @@ FAMILIES = {
 LIMITS = (math.log(0.6), math.log(2.5))
 """A factor beyond these would be a fault of the model, not its residual."""
 OVERHEADS = {
-    "serial_s": 0.5, "sequence_serial_s": 0.7, "prefill_step_s": 1.0, "mla_prefill_step_s": 1.5, "request_s": 0.5
+    "serial_s": 0.5, "sequence_serial_s": 0.7, "prefill_step_s": 1.0, "special_prefill_step_s": 1.5, "request_s": 0.5
 }  # fmt: skip
 """Host time -> how far it is expected from its stated value, in log units."""
 
@@ -107,7 +107,7 @@ class Fit:
         with ThreadPoolExecutor(WORKERS) as pool:
             return list(pool.map(one, rows))
 
-    def run(self, rows: Sequence[Observation], rounds: int = 2) -> NDArray[np.float64]:
+    def run(self, rows: Sequence[Observation], rounds: int = 3) -> NDArray[np.float64]:
         """Fit on `rows` alone, from the stated values."""
         theta = np.zeros(len(self.names))
         active = list(range(len(self.names)))
@@ -137,7 +137,7 @@ class Fit:
         rhs = jacobian.T @ (weight * residual) + prior @ theta
         step = np.linalg.solve(lhs, rhs)
         acting = [j for j in active if jacobian[:, j].any()]
-        found = theta - np.clip(step, -0.7, 0.7)
+        found = theta - np.clip(step, -1.0, 1.0)
         families = len(FAMILIES)
         found[:families] = np.clip(found[:families], *LIMITS)
         return np.asarray(found, dtype=np.float64), acting

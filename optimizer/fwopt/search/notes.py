@@ -60,7 +60,7 @@ def _method(inputs: RunInputs, found: Found) -> str:
         return f"all {inputs.space.size} candidates of the space were considered"
     return (
         f"{inputs.space.size:,} candidates in the space: the engine's own batching on every precision and layout "
-        "first, then suggestions of a tree-structured Parzen estimator"
+        "first, then suggestions of a tree-structured Parzen estimator, then the best with a replica less"
     )
 
 

@@ -94,6 +94,7 @@ class Tuner:
             self._anchors()
             self.on_phase("exploration")
             self._explore()
+            self._with_fewer_replicas()
         if not any(t.outcome.kind == "evaluation" and t.outcome.feasible for t in self.ladder.seen):
             self._nearest()
 
@@ -197,6 +198,25 @@ class Tuner:
             trials = self._run([Ask(c) for c in sampler.ask(BATCH)])
             sampler.tell([t.outcome for t in trials])
             stale = 0 if self.ladder.simulations > before else stale + 1
+
+    def _with_fewer_replicas(self) -> None:
+        """Whole GPUs decide the cost, so the last question is whether the best structure does with a replica less at
+        any of its batching limits: all of them are tried, until none suffices."""
+        while self._counts_gpus() and self.objective.slos:
+            best = ranking.finalists([t for t in self.ladder.seen if self.may_be_chosen(t)], 1)
+            if not best:
+                return
+            candidate = best[0].candidate
+            fewer = [r for r in self.space.replica_counts(candidate.parallelism) if r < candidate.parallelism.replicas]
+            if not fewer:
+                return
+            smaller = self.space.canonical(_with_replicas(candidate, fewer[-1]))
+            memory, prefix = max(self.space.gpu_memory_utilization), candidate.batching.prefix_caching
+            limits = product(self.space.max_num_seqs, self.space.max_num_batched_tokens)
+            batchings = [self.space.batching(seqs, tokens, memory, prefix) for seqs, tokens in limits]
+            trials = self._run([Ask(smaller.model_copy(update={"batching": batching})) for batching in batchings])
+            if not any(self.may_be_chosen(trial) for trial in trials):
+                return
 
     def _promising(self, trials: Sequence[Trial]) -> SearchSpace:
         """The space without what cannot be chosen whatever the batching: precisions that rest on assumed operator
