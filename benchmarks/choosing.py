@@ -52,9 +52,7 @@ def main(path: Path) -> None:
             short[name].append(1 - group.loc[group[name].idxmax(), "measured"] / best)
         short["random"].append(1 - group["measured"].mean() / best)
         short["worst"].append(1 - group["measured"].min() / best)
-    print(
-        f"{len(short['fwopt'])} groups of {merged.shape[0]} configurations; tokens/s per GPU short of the best measured:"
-    )
+    print(f"{len(short['fwopt'])} groups; tokens/s per GPU of the choice, short of the best measured:")
     for name, values in short.items():
         found = pd.Series(values)
         print(f"  {name:9} mean {found.mean():6.2%}   p90 {found.quantile(0.9):6.2%}   largest {found.max():6.2%}")

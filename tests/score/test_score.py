@@ -25,7 +25,8 @@ from fwopt.score.table import read_table, records
 SHIPPED = Path(__file__).parents[2] / "benchmarks/data/h100-h200-serving.csv.gz"
 ROW = {
     "source": "somewhere", "model_class": "dense-8B", "model": "Qwen/Qwen3-8B", "precision": "bf16",
-    "gpu": "H200-SXM-141GB", "n_gpus": 1, "engine": "vllm", "engine_version": "0.24.0", "mode": "agg", "tp": 1, "isl": 1000, "osl": 100, "dataset": "random",
+    "gpu": "H200-SXM-141GB", "n_gpus": 1, "engine": "vllm", "engine_version": "0.24.0",
+    "mode": "agg", "tp": 1, "isl": 1000, "osl": 100, "dataset": "random",
     "load_type": "closed_loop_concurrency", "concurrency": 8, "num_prompts": 40,
     "ttft_mean_ms": 60.0, "tpot_mean_ms": 7.0,
     "output_tok_s": 900.0, "stat_note": "",
