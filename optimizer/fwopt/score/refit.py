@@ -16,7 +16,7 @@ import yaml
 from fwopt.perf.calibration import Calibration, Interval, Metric
 from fwopt.score.case import ENGINES, Case, read_case
 from fwopt.score.fit import Fit, Observation
-from fwopt.score.rules import excluded_by
+from fwopt.score.rules import teaches
 from fwopt.score.run import METRICS, observe, score
 from fwopt.score.table import records
 from fwopt.spec.base import content_hash
@@ -33,7 +33,7 @@ def _observations(table: pd.DataFrame, engine: str) -> list[Observation]:
     found = []
     for row in records(table):
         case = read_case(row)
-        if isinstance(case, Case) and case.engine.name == engine and excluded_by(row) is None:
+        if isinstance(case, Case) and case.engine.name == engine and teaches(row):
             found.append(observe(row, case))
     return found
 

@@ -21,6 +21,8 @@ class Rule:
     reason: str
     where: dict[str, Any]
     set: dict[str, Any]
+    only_fit: bool
+    """Keeps rows out of the fit alone; they count in the figures."""
 
     def matches(self, row: Row) -> bool:
         return all(_equal(row, column, wanted) for column, wanted in self.where.items())
@@ -38,14 +40,25 @@ def load_rules(name: str) -> tuple[Rule, ...]:
     """`exclusions` or `servers`."""
     content = yaml.safe_load(resources.files("fwopt.score").joinpath(f"data/{name}.yaml").read_text(encoding="utf-8"))
     return tuple(
-        Rule(r.get("id", ""), r.get("reason", r.get("why", "")).strip(), r["where"], r.get("set", {}))
+        Rule(
+            r.get("id", ""),
+            r.get("reason", r.get("why", "")).strip(),
+            r["where"],
+            r.get("set", {}),
+            r.get("only") == "fit",
+        )
         for r in content["rules"]
     )
 
 
 def excluded_by(row: Row) -> Rule | None:
-    """The first exclusion that a row falls under."""
-    return next((rule for rule in load_rules("exclusions") if rule.matches(row)), None)
+    """The first exclusion from the figures that a row falls under."""
+    return next((rule for rule in load_rules("exclusions") if not rule.only_fit and rule.matches(row)), None)
+
+
+def teaches(row: Row) -> bool:
+    """Whether a row may be fitted to."""
+    return not any(rule.matches(row) for rule in load_rules("exclusions"))
 
 
 def server_settings(row: Row) -> dict[str, Any]:

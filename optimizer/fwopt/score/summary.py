@@ -53,6 +53,7 @@ def summarize(scored: pd.DataFrame) -> dict[str, Any]:
         "excluded": {
             rule.id: {"rows": int((good["excluded"] == rule.id).sum()), "reason": rule.reason}
             for rule in load_rules("exclusions")
+            if not rule.only_fit
         },
         "all_rows": _family(good, moe),
         "without_excluded": _family(kept, moe[kept.index]),
