@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fwopt.errors import InputError
-from fwopt.perf.calibration import Calibration, Interval
+from fwopt.perf.calibration import Calibration, Interval, load_calibration
 from fwopt.score.case import Case, Unscored, read_case
 from fwopt.score.fit import Fit, Observation
 from fwopt.score.load import make_workload
@@ -169,3 +169,12 @@ def test_the_command_writes_rows_and_json(tmp_path):
     assert list(rows.columns[: len(ROW)]) == list(ROW)
     assert rows["status"].tolist() == ["scored", "unscored"]
     assert {"pred_ttft_mean_ms_lo", "pred_tpot_mean_ms_hi", "provenance", "reason"} <= set(rows.columns)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_shipped_calibrations_are_residuals_not_repairs(engine):
+    shipped = load_calibration(engine)
+    assert shipped.version != "none"
+    assert all(0.6 <= factor <= 2.5 for factor in shipped.factors.values())
+    assert {i.metric for i in shipped.intervals} >= {"ttft", "tpot"}
+    assert all(i.low < 1 < i.high and i.rows >= 20 for i in shipped.intervals)

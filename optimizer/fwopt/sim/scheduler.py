@@ -36,27 +36,108 @@ def _spend(sim: Sim, r: int, gpu_s: float, sequences: int, steps: int) -> float:
 
 
 @compiled
-def _mixed_step(
-    sim: Sim, r: int, decoding: int, prefill_s: float, chunks: int, new_tokens: int, ready_from: int, ready_count: int
-) -> None:
-    """One step that computes prompt chunks beside `decoding` decodes."""
+def _serve_decodes(sim: Sim, r: int) -> bool:
+    """Give every decoding sequence its token and its block; True if someone had to be preempted for that."""
+    replica, limits = sim.replica[r], sim.limits[0]
+    preempted = False
+    grown = growing(sim, r, 0) if replica.decoding > 0 else 0
+    while grown > limits.kv_blocks - replica.used:
+        preempt_last(sim, r)
+        preempted = True
+        grown = growing(sim, r, 0) if replica.decoding > 0 else 0
+    replica.step_decodes, replica.step_blocks = replica.decoding, grown
+    if limits.policy == PREFILL_FIRST:
+        replica.step_decodes, replica.step_blocks = 0, 0
+    replica.step_chunks, replica.step_tokens, replica.step_attention_s = 0, 0, 0.0
+    replica.step_ready, replica.step_ready_from = 0, -1
+    take(sim, r, replica.step_blocks)
+    return preempted
+
+
+@compiled
+def _left(sim: Sim, r: int) -> int:
+    """Tokens of the budget that the step has not given away."""
+    return sim.limits[0].budget - sim.replica[r].step_decodes - sim.replica[r].step_tokens
+
+
+@compiled
+def _add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
+    """`tokens` more of sequence s's prompt are in the step."""
+    replica, slot = sim.replica[r], sim.slot[s]
+    replica.step_chunks += 1
+    replica.step_tokens += tokens
+    replica.step_attention_s += prefill_time(sim, slot.computed - tokens, slot.computed)
+    if slot.computed < slot.target:
+        replica.partial = s
+        return
+    replica.partial = -1
+    if replica.step_ready == 0:
+        replica.step_ready_from = s
+    replica.step_ready += 1
+
+
+@compiled
+def _continue_prompt(sim: Sim, r: int) -> bool:
+    """Give the half-computed prompt its next chunk; True if it had to be preempted instead."""
+    replica, limits = sim.replica[r], sim.limits[0]
+    s, most = replica.partial, _left(sim, r)
+    if s < 0 or most <= 0:
+        return False
+    slot = sim.slot[s]
+    end = min(slot.target, slot.computed + most)
+    need = blocks(end, limits.block_size) - blocks(slot.computed, limits.block_size)
+    if need > limits.kv_blocks - replica.used:
+        preempt_last(sim, r)
+        return True
+    _add_chunk(sim, r, s, schedule_chunk(sim, r, s, most))
+    return False
+
+
+@compiled
+def _seen(sim: Sim, r: int) -> bool:
+    """Whether the head of the queue had arrived when the step was put together (a step ahead, if asynchronous)."""
     replica = sim.replica[r]
-    sampled = decoding + ready_count
-    gpu_s = sim.mixed_s[decoding + new_tokens] + sim.sample_s[sampled] + prefill_s
-    sim.spent_token[decoding + new_tokens] += sim.mixed_s[decoding + new_tokens]
+    return not sim.limits[0].lookahead or sim.slot[replica.wait_head].arrival <= replica.decided
+
+
+@compiled
+def _admit_waiting(sim: Sim, r: int) -> None:
+    """Admit from the head of the queue; the first that has to wait ends it (nobody overtakes)."""
+    replica, limits = sim.replica[r], sim.limits[0]
+    if replica.decoding == 0 and replica.step_chunks == 0:
+        replica.decided = replica.clock  # nothing was under way: the step is put together now
+    while replica.partial < 0 and replica.waiting > 0 and replica.running < limits.max_seqs and _seen(sim, r):
+        most = _left(sim, r)
+        if most <= 0:
+            break
+        s = replica.wait_head
+        tokens = admit(sim, r, most)
+        if tokens == 0:
+            break
+        _add_chunk(sim, r, s, tokens)
+
+
+@compiled
+def _mixed_step(sim: Sim, r: int) -> None:
+    """Run a step that computes prompt chunks, beside decodes or alone."""
+    replica = sim.replica[r]
+    decoding, tokens = replica.step_decodes, replica.step_decodes + replica.step_tokens
+    sampled = decoding + replica.step_ready
+    gpu_s = sim.mixed_s[tokens] + sim.sample_s[sampled] + replica.step_attention_s
+    sim.spent_token[tokens] += sim.mixed_s[tokens]
     sim.spent_sample[sampled] += sim.sample_s[sampled]
     if decoding > 0:
         j, decode_s, _ = decode_line(sim, decoding, replica.context_sum / decoding)
         gpu_s += decode_s
         sim.spent_decode[decoding, j] += decode_s
-    length = _spend(sim, r, gpu_s, decoding + chunks, 1)
+    length = _spend(sim, r, gpu_s, decoding + replica.step_chunks, 1)
     if decoding > 0:
         count_gaps(sim, length, decoding)
         replica.counter += 1
         replica.context_sum += decoding
         pop_finished(sim, r)
-    s = ready_from
-    for _ in range(ready_count):
+    s = replica.step_ready_from
+    for _ in range(replica.step_ready):
         following = sim.slot[s].next
         after_prompt(sim, r, s)
         s = following
@@ -65,64 +146,19 @@ def _mixed_step(
 @compiled
 def step(sim: Sim, r: int, until: float) -> None:
     """Schedule and run the next step, or the next run of equal decode steps, of replica r."""
-    replica, limits = sim.replica[r], sim.limits[0]
+    replica = sim.replica[r]
     replica.last_finished = 0
-    preempted = False
-    grown = growing(sim, r, 0) if replica.decoding > 0 else 0
-    while grown > limits.kv_blocks - replica.used:
-        preempt_last(sim, r)
-        preempted = True
-        grown = growing(sim, r, 0) if replica.decoding > 0 else 0
-    decoding = replica.decoding
-    if limits.policy == PREFILL_FIRST:
-        decoding, grown = 0, 0
-    take(sim, r, grown)  # running sequences are served before anyone is admitted
-    budget = limits.budget - decoding
-    prefill_s, chunks, new_tokens, ready_from, ready = 0.0, 0, 0, -1, 0
-    s = replica.partial
-    if s >= 0 and budget > 0:
-        slot = sim.slot[s]
-        chunk = min(slot.target - slot.computed, budget)
-        need = blocks(slot.computed + chunk, limits.block_size) - blocks(slot.computed, limits.block_size)
-        if need > limits.kv_blocks - replica.used:
-            preempt_last(sim, r)
-            preempted = True
-        else:
-            past = slot.computed
-            chunk = schedule_chunk(sim, r, s, budget)
-            prefill_s += prefill_time(sim, past, slot.computed)
-            chunks, new_tokens, budget = 1, chunk, budget - chunk
-            if slot.computed == slot.target:
-                replica.partial, ready_from, ready = -1, s, 1
-    if replica.decoding == 0 and chunks == 0:
-        replica.decided = replica.clock  # nothing was under way: the step is put together now
-    while (
-        not preempted
-        and replica.partial < 0
-        and budget > 0
-        and replica.waiting > 0
-        and replica.running < limits.max_seqs
-        and (not limits.lookahead or sim.slot[replica.wait_head].arrival <= replica.decided)
-    ):
-        s = replica.wait_head
-        chunk = admit(sim, r, budget)
-        if chunk == 0:
-            break
-        slot = sim.slot[s]
-        prefill_s += prefill_time(sim, slot.computed - chunk, slot.computed)
-        chunks, new_tokens, budget = chunks + 1, new_tokens + chunk, budget - chunk
-        if slot.computed == slot.target:
-            ready_from = s if ready == 0 else ready_from
-            ready += 1
-        else:
-            replica.partial = s
-    if new_tokens > 0:
-        _mixed_step(sim, r, decoding, prefill_s, chunks, new_tokens, ready_from, ready)
-    else:
-        replica.used -= grown  # decode_run takes the blocks of all its steps together
-        if replica.decoding > 0:
-            unseen = limits.lookahead and replica.waiting > 0 and sim.slot[replica.wait_head].arrival > replica.decided
-            decode_run(sim, r, until, 1 if unseen else _MANY)
+    preempted = _serve_decodes(sim, r)
+    preempted = _continue_prompt(sim, r) or preempted
+    if not preempted:
+        _admit_waiting(sim, r)
+    if replica.step_tokens > 0:
+        _mixed_step(sim, r)
+        return
+    replica.used -= replica.step_blocks  # decode_run takes the blocks of all its steps together
+    if replica.decoding > 0:
+        ahead = replica.waiting > 0 and not _seen(sim, r)  # someone joins in the step after next: go one by one
+        decode_run(sim, r, until, 1 if ahead else _MANY)
 
 
 @compiled

@@ -68,8 +68,15 @@ REPLICA = np.dtype(
         ("busy_s", "f8"),
         ("batch_s", "f8"),  # sequences in the step x seconds
         ("host_s", "f8"),  # time the GPU waited for the host
-        ("chunk_floor_s", "f8"),
         ("preemptions", "i8"),
+        # the step that is being put together
+        ("step_decodes", "i8"),
+        ("step_blocks", "i8"),  # new blocks of its decodes
+        ("step_chunks", "i8"),
+        ("step_tokens", "i8"),  # of its prompt chunks
+        ("step_attention_s", "f8"),  # of its prompt chunks
+        ("step_ready", "i8"),  # sequences whose prompt it completes, neighbours in the running list,
+        ("step_ready_from", "i8"),  # and the first of them
     ]
 )
 
