@@ -17,7 +17,8 @@ def score(
         typer.Option(metavar="NAME,…", help="Effects to leave out, to see what each is worth: docs/score.md."),
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(min=2, help="Refit on K-1 of K parts by configuration, score the part left out.")
+        str | None,
+        typer.Option(metavar="K|models", help="Refit without each of K parts by configuration, or each model."),
     ] = None,
     refit: Annotated[
         Path | None, typer.Option(help="Fit on these rows and write the calibration to this folder.")

@@ -16,14 +16,14 @@ def run_score(
     as_json: bool,
     rows: Path | None,
     without: str | None,
-    held_out: int | None,
+    held_out: str | None,
     refit: Path | None,
 ) -> None:
     """Score, or refit, and print."""
     from rich.console import Console
 
     from fwopt.score.effects import parse_effects
-    from fwopt.score.refit import cross_validate, refit_all
+    from fwopt.score.refit import cross_validate, leave_models_out, refit_all
     from fwopt.score.render import render
     from fwopt.score.run import score
     from fwopt.score.summary import summarize
@@ -32,6 +32,8 @@ def run_score(
     if sum((without is not None, held_out is not None, refit is not None)) > 1:
         raise InputError("--without, --held-out and --refit exclude each other; give one")
     off = parse_effects(without)
+    if held_out is not None and held_out != "models" and not (held_out.isdecimal() and int(held_out) >= 2):
+        raise InputError(f"--held-out must be a number of parts from 2 on, or 'models', got '{held_out}'")
     table = read_table(measurements)
     console = Console(stderr=True)
     if refit is not None:
@@ -41,7 +43,10 @@ def run_score(
             typer.echo(path)
         return
     with console.status(f"replaying {len(table)} measured loads"):
-        scored = score(table, off=off) if held_out is None else cross_validate(table, held_out)
+        if held_out == "models":
+            scored = leave_models_out(table)
+        else:
+            scored = cross_validate(table, int(held_out)) if held_out else score(table, off=off)
     if rows is not None:
         _write(scored.drop(columns=["moe"]), rows)
     summary = summarize(scored)

@@ -109,6 +109,24 @@ def _text(calibration: Calibration, name: str) -> str:
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+def leave_models_out(table: pd.DataFrame) -> pd.DataFrame:
+    """Every row scored by a calibration that has seen nothing of its architecture. No intervals: they would need a
+    cross-validation within each fit."""
+    cases = [read_case(row) for row in records(table)]
+    of = np.array([case.model.config_digest if isinstance(case, Case) else "" for case in cases])
+    parts = []
+    for model in sorted(set(of)):
+        train, test = table[of != model], table[of == model]
+        calibrations: dict[str, Calibration] = {}
+        for engine in sorted({case.engine.name for case, its in zip(cases, of, strict=True)
+                              if isinstance(case, Case) and its == model}):  # fmt: skip
+            rows = _observations(train, engine)
+            fit = Fit(engine, rows)
+            calibrations[engine] = fit.calibration(fit.run(rows)) if rows else Calibration(engine=engine)
+        parts.append(score(test, calibrations))
+    return pd.concat(parts).loc[table.index]
+
+
 def cross_validate(table: pd.DataFrame, folds: int) -> pd.DataFrame:
     """Every row scored by a calibration that has seen nothing of its configuration, intervals included."""
     keys = [case.key if isinstance(case := read_case(row), Case) else "" for row in records(table)]
