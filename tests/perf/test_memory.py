@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fwopt.perf.memory import KvCapacity, activation_bytes, capture_sizes, kv_capacity, kv_layout, weight_bytes
+from fwopt.perf.capture import capture_sizes
+from fwopt.perf.memory import KvCapacity, activation_bytes, kv_capacity, kv_layout, weight_bytes
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.outcome import Rejected
@@ -237,10 +238,10 @@ def test_graphs_are_subtracted_since_0_21():
 
 def test_capture_sizes_are_vllm_defaults():
     """51 sizes up to 512 (its logs: "PIECEWISE=51 (largest=512)"), twice the sequences when that is less."""
-    sizes = capture_sizes(H200, Batching(max_num_seqs=256))
+    sizes = capture_sizes("vllm", Batching(max_num_seqs=256), 512).tolist()
     assert (len(sizes), sizes[:5], sizes[-1]) == (51, [1, 2, 4, 8, 16], 512)
     assert sum(s <= 256 for s in sizes) == 35  # "FULL=35 (largest=256)"
-    assert capture_sizes(H200, Batching(max_num_seqs=8))[-1] == 16
+    assert capture_sizes("vllm", Batching(max_num_seqs=8), 512)[-1] == 16
 
 
 def test_sglangs_share_covers_weights_and_cache_alone():

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fwopt.perf.capture import capture_sizes
+from fwopt.perf.priors import load_overheads
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
@@ -110,7 +112,7 @@ def kv_capacity(
     weights = weight_bytes(model, candidate.quantization, parallelism)
     vllm = engine.name == "vllm"
     activation = activation_bytes(model, candidate) if vllm else 0
-    graphs = graph_bytes(model, device, candidate, engine) if vllm else 0
+    graphs = graph_bytes(model, candidate, engine) if vllm else 0
     used = weights + activation + graphs + NON_TORCH_BYTES[many]
     layout = kv_layout(model, candidate.kv_dtype, parallelism)
     pool = requested - used
@@ -251,24 +253,16 @@ def _mla_workspace(model: ModelSpec, candidate: Candidate) -> int:
     return tokens * (attention.kv_lora_rank + attention.qk_rope_head_dim + expanded) * _BF16
 
 
-def graph_bytes(model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec) -> int:
+def graph_bytes(model: ModelSpec, candidate: Candidate, engine: EngineSpec) -> int:
     """CUDA graphs: one piecewise graph a captured size, and one full graph a captured decode batch.
 
     vLLM subtracts its own estimate of them since 0.21; before, they came out of the memory left over.
     """
     if _version(engine.version) < (0, 21):
         return 0
-    sizes = capture_sizes(device, candidate.batching)
-    graphs = len(sizes) + sum(size <= candidate.batching.max_num_seqs for size in sizes)
+    sizes = capture_sizes(engine.name, candidate.batching, load_overheads(engine.name).max_captured_tokens)
+    graphs = len(sizes) + int((sizes <= candidate.batching.max_num_seqs).sum())
     return graphs * ceil_div(model.layer_count, candidate.parallelism.pp) * GRAPH_BYTES_PER_LAYER
-
-
-def capture_sizes(device: DeviceSpec, batching: Batching) -> list[int]:
-    """Batch sizes that vLLM captures by default: 1, 2, 4, steps of 8 below 256, steps of 16 up to the largest,
-    which is 512 (1,024 on datacentre Blackwell), twice max_num_seqs or the token budget."""
-    ceiling = 1024 if device.name in ("b200", "gb200") else 512
-    largest = min(ceiling, 2 * batching.max_num_seqs, batching.max_num_batched_tokens)
-    return [s for s in (1, 2, 4, *range(8, 256, 8), *range(256, ceiling + 1, 16)) if s <= largest]
 
 
 def _version(text: str) -> tuple[int, ...]:
