@@ -16,7 +16,7 @@ from fwopt.score.case import Case, Unscored, read_case
 from fwopt.score.fit import Fit, Observation
 from fwopt.score.load import make_workload
 from fwopt.score.predict import CostModels, Prediction, predict
-from fwopt.score.refit import fold_of, intervals
+from fwopt.score.refit import fold_of, intervals, refit_all
 from fwopt.score.rules import excluded_by
 from fwopt.score.run import observe, score
 from fwopt.score.summary import summarize
@@ -178,3 +178,10 @@ def test_shipped_calibrations_are_residuals_not_repairs(engine):
     assert all(0.6 <= factor <= 2.5 for factor in shipped.factors.values())
     assert {i.metric for i in shipped.intervals} >= {"ttft", "tpot"}
     assert all(i.low < 1 < i.high and i.rows >= 20 for i in shipped.intervals)
+
+
+def test_a_refit_into_a_place_that_is_no_folder_is_one_line(tmp_path):
+    """It was a traceback once."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        refit_all(table({}), tmp_path / "taken", "m.csv")

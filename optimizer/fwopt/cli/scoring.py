@@ -60,13 +60,8 @@ def _write(frame: object, path: Path) -> None:
     """Whole or not at all."""
     import pandas as pd
 
+    from fwopt.atomic import written_whole
+
     assert isinstance(frame, pd.DataFrame)
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        try:
-            frame.to_csv(beside, index=False, compression="gzip" if path.suffix == ".gz" else None)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with written_whole(path) as beside:
+        frame.to_csv(beside, index=False, compression="gzip" if path.suffix == ".gz" else None)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import zstandard
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fwopt.atomic import written_whole
 from fwopt.errors import InputError
 from fwopt.metrics.records import FINISHED, STATUS_NAMES, Records
 from fwopt.report import format as f
@@ -23,6 +21,7 @@ from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.outcome import Distribution, Evaluation
 from fwopt.spec.provenance import CODES
+from fwopt.workload.writing import packed
 
 
 def render(candidate: Candidate, result: SimResult, evaluation: Evaluation, notes: Sequence[str]) -> RenderableType:
@@ -107,25 +106,9 @@ def _time(value: float) -> float | None:
 
 def write_records(records: Records, path: Path) -> None:
     """One JSON line a request, in trace order; appears under its name only when complete."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with _open(beside, path.suffix) as stream:
-                for line in _lines(records):
-                    stream.write(json.dumps(line).encode() + b"\n")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _open(path: Path, suffix: str) -> IO[bytes]:
-    if suffix == ".gz":
-        return gzip.GzipFile(path, "wb", mtime=0)  # type: ignore[return-value]
-    if suffix == ".zst":
-        return zstandard.open(path, "wb")  # type: ignore[no-any-return]
-    return path.open("wb")
+    with written_whole(path) as beside, packed(beside, path.suffix) as stream:
+        for line in _lines(records):
+            stream.write(json.dumps(line).encode() + b"\n")
 
 
 def life_of(records: Records, index: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fwopt.errors import FwoptError
-from fwopt.metrics import statistic, summarize
+from fwopt.metrics import summarize
 from fwopt.perf.calibration import Calibration, load_calibration
 from fwopt.perf.cost import CostModel
 from fwopt.perf.memory import kv_capacity
@@ -39,11 +39,8 @@ class Prediction:
     ttft_mean_s: float
     ttft_p50_s: float
     tpot_mean_s: float | None
-    tpot_p50_s: float | None
     output_tokens_per_s: float
     provenance: ProvenanceShares
-    host_share: float
-    mean_batch: float
 
 
 @lru_cache(maxsize=8)
@@ -121,9 +118,6 @@ def predict(case: Case, models: CostModels) -> Prediction | Unscored:
         ttft_mean_s=metrics.ttft.mean_s,
         ttft_p50_s=metrics.ttft.p50_s,
         tpot_mean_s=metrics.tpot.mean_s,
-        tpot_p50_s=statistic(result.records, "tpot", 0.5),
         output_tokens_per_s=metrics.output_tokens_per_s,
         provenance=result.provenance,
-        host_share=result.host_share,
-        mean_batch=result.mean_batch,
     )

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fwopt.atomic import written_whole
+from fwopt.errors import InputError
 from fwopt.perf.calibration import Calibration, Interval, Metric
 from fwopt.score.case import ENGINES, Case, read_case
 from fwopt.score.fit import Fit, Observation
@@ -85,7 +87,10 @@ def fit_engine(rows: Sequence[Observation], engine: str, folds: int, fitted_on: 
 
 def refit_all(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
     """Fit every engine that has rows and write `<folder>/<engine>.yaml`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
     paths = []
     for engine in ENGINES:
         rows = _observations(table, engine)
@@ -93,9 +98,8 @@ def refit_all(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
             continue
         calibration = fit_engine(rows, engine, FOLDS, f"{name}, {len(rows)} rows of {engine}")
         path = folder / f"{engine}.yaml"
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text(_text(calibration, name), encoding="utf-8")
-        beside.replace(path)
+        with written_whole(path) as beside:
+            beside.write_text(_text(calibration, name), encoding="utf-8")
         paths.append(path)
     return paths
 

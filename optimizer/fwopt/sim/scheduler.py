@@ -21,14 +21,14 @@ _MANY = 1 << 40
 
 
 @compiled
-def _spend(sim: Sim, r: int, gpu_s: float, sequences: int, steps: int) -> float:
+def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> float:
     """Advance the clock by one step of `gpu_s` device seconds; returns its length."""
     replica, limits = sim.replica[r], sim.limits[0]
     cpu_s = limits.step_cpu + sequences * limits.sequence_cpu
     length = max(gpu_s, cpu_s) + limits.serial + sequences * limits.sequence_serial + limits.prefill_step
     replica.decided = replica.clock
     replica.clock += length
-    replica.steps += steps
+    replica.steps += 1
     replica.busy_s += length
     replica.batch_s += length * sequences
     replica.host_s += length - gpu_s
@@ -130,7 +130,7 @@ def _mixed_step(sim: Sim, r: int) -> None:
         j, decode_s, _ = decode_line(sim, decoding, replica.context_sum / decoding)
         gpu_s += decode_s
         sim.spent_decode[decoding, j] += decode_s
-    length = _spend(sim, r, gpu_s, decoding + replica.step_chunks, 1)
+    length = _spend(sim, r, gpu_s, decoding + replica.step_chunks)
     if decoding > 0:
         count_gaps(sim, length, decoding)
         replica.counter += 1

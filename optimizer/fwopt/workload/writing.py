@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import orjson
 
+from fwopt.atomic import written_whole
 from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.workload.columns import Workload
@@ -23,17 +24,9 @@ def write_own(workload: Workload, path: Path, *, force: bool = False) -> None:
     The file appears under its name only when it is complete.
     """
     check_target(path, force=force)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with _opened(beside, path.suffix) as stream:
-                for chunk in _lines(workload):
-                    stream.write(chunk)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with written_whole(path) as beside, packed(beside, path.suffix) as stream:
+        for chunk in _lines(workload):
+            stream.write(chunk)
 
 
 def check_target(path: Path, *, force: bool) -> None:
@@ -47,18 +40,19 @@ def check_target(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def _opened(path: Path, suffix: str) -> Iterator[IO[bytes] | Any]:
+def packed(path: Path, suffix: str) -> Iterator[IO[bytes] | Any]:
+    """A new file to write bytes to, compressed as the suffix says; equal content gives equal bytes."""
     with path.open("xb") as raw:
         if suffix == ".gz":
             import gzip
 
-            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-                yield packed
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
+                yield stream
         elif suffix == ".zst":
             import zstandard
 
-            with zstandard.ZstdCompressor(level=9).stream_writer(raw, closefd=False) as packed:
-                yield packed
+            with zstandard.ZstdCompressor(level=9).stream_writer(raw, closefd=False) as stream:
+                yield stream
         else:
             yield raw
         raw.flush()
