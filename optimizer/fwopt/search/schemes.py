@@ -34,6 +34,8 @@ def scheme_name(quantization: Quantization) -> str:
         return "fp8-block"
     if quantization.kind == "w4a16" and quantization.scope == "experts":
         return "w4a16-experts"
+    if quantization.kind == "gguf":
+        return f"gguf-{quantization.type.lower()}"
     return quantization.kind
 
 

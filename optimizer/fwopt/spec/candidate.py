@@ -46,7 +46,15 @@ class Mxfp4(Frozen):
     kind: Literal["mxfp4"] = "mxfp4"
 
 
-Quantization = Annotated[Bf16 | Fp8 | Int8 | W4A16 | Mxfp4, Field(discriminator="kind")]
+class Gguf(Frozen):
+    """A GGUF file's own mixture of block formats, served by llama.cpp."""
+
+    kind: Literal["gguf"] = "gguf"
+    type: Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0"] = "F16"
+    """As `llama-quantize` names it."""
+
+
+Quantization = Annotated[Bf16 | Fp8 | Int8 | W4A16 | Mxfp4 | Gguf, Field(discriminator="kind")]
 KvDtype = Literal["bf16", "fp8"]
 RouterPolicy = Literal["round_robin", "least_requests"]
 
@@ -125,6 +133,8 @@ class Candidate(Frozen):
             parts = [f"fp8-{q.scale}"]
         if q.kind == "w4a16" and q.scope != "all":
             parts = [f"w4a16-{q.scope}"]
+        if q.kind == "gguf":
+            parts = [q.type.lower()]
         if self.kv_dtype != "bf16":
             parts.append(f"kv-{self.kv_dtype}")
         parts.append(f"tp{p.tp}")

@@ -12,6 +12,20 @@ from dataclasses import dataclass
 from fwopt.spec.candidate import Parallelism, Quantization, outside_experts
 from fwopt.spec.model import Attention, LatentAttention, LayerGroup, LinearAttention, Mlp, ModelSpec, MoeMlp
 
+GGUF_BITS = {
+    "F16": 16.0,
+    "BF16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.5625,
+    "Q5_K_M": 5.7,
+    "Q5_K_S": 5.57,
+    "Q4_K_M": 4.89,
+    "Q4_K_S": 4.67,
+    "Q4_1": 5.0,
+    "Q4_0": 4.5,
+}
+"""Bits a weight: exact block formats of ggml; for the mixtures (_M, _S) those of Llama-3.1-8B in llama.cpp's
+`tools/quantize/README.md`."""
 VOCAB_PADDING = 64
 """vLLM pads the rows of embedding and LM head to a multiple of this."""
 _BF16 = 2
@@ -172,4 +186,6 @@ def _linear_bytes(linear: Linear, quantization: Quantization) -> int:
             size = n * k // 2 + n * ceil_div(k, quantization.group_size) * _BF16
         case "mxfp4":
             size = n * k // 2 + n * ceil_div(k, 32)
+        case "gguf":
+            size = round(n * k * GGUF_BITS[quantization.type] / 8)
     return linear.copies * (size + linear.biases * n * _BF16)

@@ -1,0 +1,1 @@
+"""Real servers, started or attached, and the client that replays a workload on them."""
