@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.workload import read, scale_rate
 from fwopt.workload.columns import Workload
-from fwopt.workload.digest import with_digest
 from fwopt.workload.inspection import remarks
+from fwopt.workload.select import keep_requests
 from fwopt.workload.summary import statistics
 
 
@@ -63,24 +63,3 @@ def _one_model(workload: Workload, only: str | None) -> tuple[Workload, str | No
     left = len(workload) - int(keep.sum())
     notes = [f"{left} of {len(workload)} requests belong to other models and are left out (--only-model {only})"]
     return (keep_requests(workload, keep), only, notes) if left else (workload, only, [])
-
-
-def keep_requests(workload: Workload, keep: np.ndarray) -> Workload:
-    """The marked requests, arrivals counted from the first of them; parents left out become none."""
-    index = np.flatnonzero(keep)
-    place = np.full(len(workload) + 1, -1, dtype=np.int32)
-    place[index] = np.arange(len(index), dtype=np.int32)
-    lengths = np.diff(workload.block_offsets)[index]
-    blocks = np.repeat(keep, np.diff(workload.block_offsets))
-    arrival = workload.arrival_s[index]
-    columns = ("prompt_tokens", "output_tokens", "max_tokens", "session", "model", "adapter", "tools")
-    return with_digest(
-        replace(
-            workload,
-            arrival_s=arrival - arrival[0] if len(arrival) else arrival,
-            block_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            block_ids=workload.block_ids[blocks],
-            parent=place[workload.parent[index]],
-            **{name: getattr(workload, name)[index] for name in columns},
-        )
-    )

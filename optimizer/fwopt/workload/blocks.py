@@ -33,7 +33,7 @@ def prefix_ids(raw: NDArray[np.uint64], offsets: NDArray[np.int64], owner: NDArr
     ids = _dense(raw)
     if not _is_chained(ids, offsets, owner):
         ids = _chained(ids, offsets, owner)
-    return _by_first_appearance(ids)
+    return in_order(ids)
 
 
 def _dense(raw: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -71,7 +71,10 @@ def _chained(ids: NDArray[np.int64], offsets: NDArray[np.int64], owner: NDArray[
     return out
 
 
-def _by_first_appearance(ids: NDArray[np.int64]) -> NDArray[np.int32]:
+def in_order(ids: NDArray[np.int64] | NDArray[np.int32]) -> NDArray[np.int32]:
+    """Ids renumbered 0.. in order of first appearance."""
+    if not len(ids):
+        return np.zeros(0, np.int32)
     first = np.full(int(ids.max()) + 1, len(ids), np.int64)
     first[ids[::-1]] = np.arange(len(ids) - 1, -1, -1)
     rank = np.empty(len(first), np.int32)

@@ -214,7 +214,7 @@ class Builder:
             tools=column(self._tools, np.int16),
             digest="",
         )
-        return with_digest(_canonical_names(workload))
+        return with_digest(canonical_names(workload))
 
     def _ordered_blocks(self, order: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         ends = np.frombuffer(self._block_ends, np.int64)
@@ -249,7 +249,7 @@ def _renumbered(codes: NDArray[np.int32], order: NDArray[np.int64] | None) -> ND
     return rank[inverse]
 
 
-def _canonical_names(workload: Workload) -> Workload:
+def canonical_names(workload: Workload) -> Workload:
     """Model and adapter tables in order of first appearance, so that equal content has an equal digest."""
     from dataclasses import replace
 
