@@ -13,7 +13,8 @@ already in the cache, and s sequences that get a token. All interpolation is lin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +76,14 @@ class StepGrid:
     """Steps with prompt chunks replay captured graphs up to the largest size (vLLM); False: eager (SGLang)."""
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""
+
+    def scaled(self, factor: float) -> Self:
+        """Every engine step `factor` times as long; what requests spend outside the engine loop stays."""
+        return replace(self, **{name: getattr(self, name) * factor for name in STEP_TIMES})
+
+
+STEP_TIMES = (
+    "token_graph_s", "token_eager_s", "decode_s", "prefill_s", "sample_s", "prefill_chunk_floor_s", "step_cpu_s",
+    "sequence_cpu_s", "serial_s", "sequence_serial_s", "prefill_step_s",
+)  # fmt: skip
+"""Fields whose seconds make up an engine step."""

@@ -42,15 +42,16 @@ class SimulatingEvaluator:
         found = self.capacity(candidate)
         return found if isinstance(found, Rejected) else None
 
-    def replay(self, candidate: Candidate, fit: KvCapacity, rate_scale: float) -> SimResult:
+    def replay(self, candidate: Candidate, fit: KvCapacity, rate_scale: float, step_factor: float = 1.0) -> SimResult:
         """Attention data-parallel ranks have schedulers and caches of their own: to the simulator they are replicas
-        whose step times were computed for all ranks stepping together."""
+        whose step times were computed for all ranks stepping together. `step_factor` makes every step longer."""
         parallelism = candidate.parallelism
         schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
+        grid = self.cost_model.grid(candidate)
         longest = candidate.batching.max_model_len or self.cost_model.model.max_context_tokens
         return simulate(
             self._at(rate_scale),
-            self.cost_model.grid(candidate),
+            grid if step_factor == 1.0 else grid.scaled(step_factor),
             fit.blocks,
             candidate.model_copy(update={"parallelism": schedulers}),
             longest,

@@ -1,0 +1,1 @@
+"""A plan held against a real server: representative slice, measured beside promised, causes, calibration."""

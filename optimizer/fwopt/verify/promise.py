@@ -1,0 +1,79 @@
+"""What the plan's own simulation says of any workload, and of the same one under circumstances that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwopt.errors import NothingFitsError
+from fwopt.metrics.records import Records
+from fwopt.perf.memory import KvCapacity
+from fwopt.search.simulating import SimulatingEvaluator
+from fwopt.spec.candidate import Candidate
+from fwopt.spec.outcome import Rejected
+from fwopt.verify.metrics import Compared, figures
+from fwopt.workload.columns import Workload
+from fwopt.workload.digest import with_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One candidate's simulation."""
+
+    evaluator: SimulatingEvaluator
+    candidate: Candidate
+    fit: KvCapacity
+    pairs: Sequence[Compared]
+
+    @classmethod
+    def of(cls, evaluator: SimulatingEvaluator, candidate: Candidate, pairs: Sequence[Compared]) -> Promise:
+        fit = evaluator.capacity(candidate)
+        if isinstance(fit, Rejected):
+            raise NothingFitsError(f"{candidate.label} would not start: {fit.reason}")
+        return cls(evaluator, candidate, fit, pairs)
+
+    def records(self, workload: Workload, step_factor: float = 1.0) -> Records:
+        e = self.evaluator
+        own = SimulatingEvaluator(workload, e.cost_model, e.hardware, e.objective)
+        return own.replay(self.candidate, self.fit, 1.0, step_factor).records
+
+    def figures(self, workload: Workload, step_factor: float = 1.0) -> dict[str, float | None]:
+        return figures(self.records(workload, step_factor), self.pairs)
+
+
+def sent_at(workload: Workload, sent_s: NDArray[np.float64]) -> tuple[Workload, NDArray[np.int64]]:
+    """The workload as it was really sent, in order of sending, and each of its requests' place in `workload`.
+    Requests never sent (NaN) are left out."""
+    order = np.argsort(sent_s, kind="stable")
+    order = order[np.isfinite(sent_s[order])]
+    lengths = np.diff(workload.block_offsets)[order]
+    first = workload.block_offsets[:-1][order]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    where = np.arange(int(offsets[-1])) + np.repeat(first - offsets[:-1], lengths)
+    columns = ("prompt_tokens", "output_tokens", "max_tokens", "session", "model", "adapter", "tools")
+    moved = replace(
+        workload,
+        arrival_s=sent_s[order],
+        block_offsets=offsets.astype(np.int64),
+        block_ids=workload.block_ids[where],
+        parent=np.full(len(order), -1, np.int32),
+        **{name: getattr(workload, name)[order] for name in columns},
+    )
+    return with_digest(moved), order
+
+
+def without_cached(workload: Workload, cached_tokens: NDArray[np.int32]) -> Workload:
+    """Prompts without the tokens that were found cached, and without sharing: what was left to compute."""
+    prompt = np.maximum(workload.prompt_tokens - cached_tokens, 1).astype(np.int32)
+    return with_digest(
+        replace(
+            workload,
+            prompt_tokens=prompt,
+            block_tokens=0,
+            block_offsets=np.zeros(len(workload) + 1, np.int64),
+            block_ids=np.zeros(0, np.int32),
+        )
+    )
