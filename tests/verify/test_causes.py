@@ -34,7 +34,7 @@ def test_a_promise_kept_has_no_causes(promise: Promise, part: Workload) -> None:
 
 
 def test_slow_steps_are_step_time(promise: Promise, part: Workload) -> None:
-    measured = promise.records(part, 1.25)
+    measured = promise.records(part, lambda grid: grid.scaled(1.25))
     found = explain(promise, part, measured, part.arrival_s, cached_known=True)
     _sums_up(found, promise, part, measured)
     assert found.step_factor == pytest.approx(1.25, rel=1e-3)

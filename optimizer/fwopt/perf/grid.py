@@ -77,13 +77,22 @@ class StepGrid:
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""
 
-    def scaled(self, factor: float) -> Self:
-        """Every engine step `factor` times as long; what requests spend outside the engine loop stays."""
-        return replace(self, **{name: getattr(self, name) * factor for name in STEP_TIMES})
+    def scaled(self, decode: float, prefill: float | None = None) -> Self:
+        """Every engine step longer by a factor: `decode` where weights are streamed, `prefill` (None: the same) where
+        arithmetic counts. A step of M tokens takes its share of each by how much of its time one token alone takes.
+        What requests spend outside the engine loop stays."""
+        prefill = decode if prefill is None else prefill
+
+        def mixed(seconds: Floats) -> Floats:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                streamed = np.clip(np.nan_to_num(seconds[0] / seconds, nan=1.0), 0.0, 1.0)
+            return np.asarray(seconds * decode**streamed * prefill ** (1 - streamed), dtype=np.float64)
+
+        changes = {name: getattr(self, name) * decode for name in _DECODE_TIMES}
+        changes |= {name: getattr(self, name) * prefill for name in _PREFILL_TIMES}
+        changes |= {name: mixed(getattr(self, name)) for name in ("token_graph_s", "token_eager_s")}
+        return replace(self, **changes)
 
 
-STEP_TIMES = (
-    "token_graph_s", "token_eager_s", "decode_s", "prefill_s", "sample_s", "prefill_chunk_floor_s", "step_cpu_s",
-    "sequence_cpu_s", "serial_s", "sequence_serial_s", "prefill_step_s",
-)  # fmt: skip
-"""Fields whose seconds make up an engine step."""
+_DECODE_TIMES = ("decode_s", "sample_s", "step_cpu_s", "sequence_cpu_s", "serial_s", "sequence_serial_s")
+_PREFILL_TIMES = ("prefill_s", "prefill_chunk_floor_s", "prefill_step_s")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
 from fwopt.metrics.summary import statistic, summarize
 from fwopt.perf.cost import CostModel
+from fwopt.perf.grid import StepGrid
 from fwopt.perf.memory import KvCapacity, kv_capacity
 from fwopt.search.scoring import EngineFacts, evaluate_metrics
 from fwopt.sim.simulator import SimResult, simulate
@@ -42,16 +44,22 @@ class SimulatingEvaluator:
         found = self.capacity(candidate)
         return found if isinstance(found, Rejected) else None
 
-    def replay(self, candidate: Candidate, fit: KvCapacity, rate_scale: float, step_factor: float = 1.0) -> SimResult:
+    def replay(
+        self,
+        candidate: Candidate,
+        fit: KvCapacity,
+        rate_scale: float,
+        adjust: Callable[[StepGrid], StepGrid] | None = None,
+    ) -> SimResult:
         """Attention data-parallel ranks have schedulers and caches of their own: to the simulator they are replicas
-        whose step times were computed for all ranks stepping together. `step_factor` makes every step longer."""
+        whose step times were computed for all ranks stepping together. `adjust` is asked for other step times."""
         parallelism = candidate.parallelism
         schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
         grid = self.cost_model.grid(candidate)
         longest = candidate.batching.max_model_len or self.cost_model.model.max_context_tokens
         return simulate(
             self._at(rate_scale),
-            grid if step_factor == 1.0 else grid.scaled(step_factor),
+            grid if adjust is None else adjust(grid),
             fit.blocks,
             candidate.model_copy(update={"parallelism": schedulers}),
             longest,

@@ -45,12 +45,11 @@ def explain(
     moved, order = sent_at(workload, sent_s)
     stages: list[tuple[Cause, Figures]] = []
     if len(moved):
-        late = (workload.arrival_s - sent_s)[order]  # latencies count from the schedule, not from the sending
+        late = (sent_s - workload.arrival_s)[order]
         observed = _part(measured, order)
 
         def simulate(of: Workload, factor: float = 1.0) -> Records:
-            found = promise.records(of, factor)
-            return replace(found, arrival_s=found.arrival_s + late)
+            return promise.as_seen(of, late, lambda grid: grid.scaled(factor))
 
         client = simulate(moved)
         stages.append(("client", figures(client, promise.pairs)))

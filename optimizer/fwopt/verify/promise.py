@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fwopt.errors import NothingFitsError
 from fwopt.metrics.records import Records
+from fwopt.perf.grid import StepGrid
 from fwopt.perf.memory import KvCapacity
 from fwopt.search.simulating import SimulatingEvaluator
 from fwopt.spec.candidate import Candidate
@@ -17,6 +18,8 @@ from fwopt.spec.outcome import Rejected
 from fwopt.verify.metrics import Compared, figures
 from fwopt.workload.columns import Workload
 from fwopt.workload.digest import with_digest
+
+Adjust = Callable[[StepGrid], StepGrid]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,18 @@ class Promise:
             raise NothingFitsError(f"{candidate.label} would not start: {fit.reason}")
         return cls(evaluator, candidate, fit, pairs)
 
-    def records(self, workload: Workload, step_factor: float = 1.0) -> Records:
+    def records(self, workload: Workload, adjust: Adjust | None = None) -> Records:
         e = self.evaluator
         own = SimulatingEvaluator(workload, e.cost_model, e.hardware, e.objective)
-        return own.replay(self.candidate, self.fit, 1.0, step_factor).records
+        return own.replay(self.candidate, self.fit, 1.0, adjust).records
 
-    def figures(self, workload: Workload, step_factor: float = 1.0) -> dict[str, float | None]:
-        return figures(self.records(workload, step_factor), self.pairs)
+    def figures(self, workload: Workload) -> dict[str, float | None]:
+        return figures(self.records(workload), self.pairs)
+
+    def as_seen(self, workload: Workload, late_s: NDArray[np.float64], adjust: Adjust | None = None) -> Records:
+        """Of requests that were sent `late_s` after their time: latencies count from the schedule."""
+        found = self.records(workload, adjust)
+        return replace(found, arrival_s=found.arrival_s - late_s)
 
 
 def sent_at(workload: Workload, sent_s: NDArray[np.float64]) -> tuple[Workload, NDArray[np.int64]]:

@@ -1,0 +1,52 @@
+"""What live replays on one machine taught: few factors on top of a profile's step times (`fwopt calibrate`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import PositiveFloat
+
+from fwopt.errors import InputError
+from fwopt.perf.grid import StepGrid
+from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.engine import EngineSpec
+from fwopt.spec.hardware import HardwareSpec
+
+
+class MachineCalibration(Frozen):
+    """Fitted to measured runs of one engine on one device type."""
+
+    schema_version: int = SCHEMA_VERSION
+    hardware: str
+    """Catalogue name of the device."""
+    engine: EngineSpec
+    decode: PositiveFloat
+    """Measured over promised time of steps that stream weights."""
+    prefill: PositiveFloat
+    """The same where arithmetic counts."""
+    request_s: float
+    """Added to the delay of every request outside the engine loop; below zero: the profile's was too long."""
+    fitted_on: tuple[str, ...]
+    """One line a run: workload, model, candidate, when."""
+    error_before: dict[str, float]
+    """Metric -> mean absolute relative error over the runs, before the fit."""
+    error_after: dict[str, float]
+    """The same with it: a fit, not a test."""
+
+    def apply(self, grid: StepGrid) -> StepGrid:
+        scaled = grid.scaled(self.decode, self.prefill)
+        return replace(scaled, request_s=max(0.0, scaled.request_s + self.request_s))
+
+    def require(self, hardware: HardwareSpec, engine: EngineSpec, path: Path) -> None:
+        """Refuse factors of another device or engine; another version of the engine is the user's choice."""
+        if self.hardware != hardware.device.name:
+            raise InputError(
+                f"{path}: was fitted on {self.hardware}, the plan is for {hardware.device.name}; "
+                "calibrate on that hardware, or leave --calibration out"
+            )
+        if self.engine.name != engine.name:
+            raise InputError(
+                f"{path}: was fitted with {self.engine.name}, the plan is for {engine.name}; "
+                "calibrate with that engine, or leave --calibration out"
+            )
