@@ -10,8 +10,9 @@ from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
-from fwopt.spec.outcome import Evaluation
+from fwopt.spec.outcome import Evaluation, Outcome
 from fwopt.spec.provenance import Interval
+from fwopt.spec.verification import Verification
 
 
 class Capacity(Frozen):
@@ -47,6 +48,18 @@ class QualityEstimate(Frozen):
     """Share of tokens whose most likely token is unchanged."""
     known: Literal["assumed", "measured"]
     source: str
+
+
+class LiveTrial(Frozen):
+    """One candidate, deployed on a real server and replayed on a stretch of the workload."""
+
+    candidate: Candidate
+    outcome: Outcome
+    """Measured on the stretch, or why nothing was."""
+    verification: Verification | None
+    """Measured beside promised; None where the server failed."""
+    folder: str
+    """Below the run folder: server log and raw records."""
 
 
 class InputPin(Frozen):
@@ -97,6 +110,9 @@ class Plan(Frozen):
     nearest_miss: Entry | None
     rejected: tuple[RejectedCount, ...]
     evaluated: int
+    live: tuple[LiveTrial, ...] = ()
+    """Candidates measured on a real server, in the order of the simulation's preference, the baseline last."""
+    chosen_by: Literal["simulation", "measurement"] = "simulation"
     notes: tuple[str, ...]
     """What a reader must know: assumptions, what was left out, what could change the answer."""
 
