@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fwopt.report import format as f
+from fwopt.report import live
 from fwopt.report.charts import scatter
 from fwopt.report.comparison import quality, room, rows
 from fwopt.report.facts import (
@@ -61,6 +62,9 @@ def render(plan: Plan, trials: Sequence[Trial]) -> str:
         tiles=tiles(plan),
         columns=columns,
         rows=rows([c.entry for c in columns]),
+        live_head=live.HEAD,
+        live_rows=live.rows(plan),
+        live_basis=live.basis(plan),
         settings=compare(columns[0].entry.candidate, columns[-1].entry.candidate) if columns else [],
         front=found,
         chart=scatter(found, {row.number for row in table}),

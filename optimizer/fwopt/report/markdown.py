@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fwopt.report import format as f
+from fwopt.report import live
 from fwopt.report.comparison import quality, room, rows
 from fwopt.report.facts import (
     baseline_name,
@@ -40,7 +41,7 @@ def render(plan: Plan, trials: Sequence[Trial]) -> str:
     engine = f"{plan.engine.name} {plan.engine.version}"
     where = f"up to {f.gpus(plan.hardware.count, plan.hardware)}"
     lines += [f"- for: {cell(f'{plan.model.name} with {engine} on {where}, serving {plan.workload}')}{at}"]
-    sections = (_promised(plan), _best(plan), _unmeasured(plan), _search(plan, trials), _inputs(plan))
+    sections = (_promised(plan), _measured(plan), _best(plan), _unmeasured(plan), _search(plan, trials), _inputs(plan))
     for section in sections:
         lines += ["", *section] if section else []
     return "\n".join(lines) + "\n"
@@ -72,6 +73,13 @@ def _promised(plan: Plan) -> list[str]:
     bold = [f"| **{cell(s.name)}** | **{cell(s.here)}** | **{cell(s.there)}** |" if s.differs else line
             for s, line in zip(settings, body[2:], strict=True)]  # fmt: skip
     return [*lines, *body[:2], *bold]
+
+
+def _measured(plan: Plan) -> list[str]:
+    if not plan.live:
+        return []
+    body = (row.cells for row in live.rows(plan))
+    return ["## Measured", "", f"{live.basis(plan)}.", "", *table(live.HEAD, body, range(1, len(live.HEAD)))]
 
 
 def _best(plan: Plan) -> list[str]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fwopt.report import format as f
+from fwopt.report import live
 from fwopt.report.comparison import room, rows
 from fwopt.report.facts import baseline_name, is_baseline, tightest, unit_price, verdict, would_have_won
 from fwopt.report.ladder import counts, ladder
@@ -31,6 +32,7 @@ def render(plan: Plan, trials: Sequence[Trial], console: Console, files: Sequenc
     _asked(plan, console)
     _verdict(plan, console)
     _comparison(plan, console)
+    _live(plan, console)
     _settings(plan, console)
     _front(plan, trials, console)
     _top(plan, trials, console)
@@ -105,6 +107,18 @@ def _comparison(plan: Plan, console: Console) -> None:
         if wide or row.limit or row.essential:
             cells = [Text(v, style=_met_style(m)) for v, m in zip(row.values, row.met, strict=True)]
             table.add_row(Text(row.name), Text(row.limit), *cells)
+    console.print(table)
+
+
+def _live(plan: Plan, console: Console) -> None:
+    if not plan.live:
+        return
+    _title("Measured", console, live.basis(plan))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in live.HEAD:
+        table.add_column(name, overflow="fold", justify="left" if name == "candidate" else "right")
+    for row in live.rows(plan):
+        table.add_row(*(Text(cell) for cell in row.cells), style="bold" if row.chosen else "")
     console.print(table)
 
 

@@ -23,7 +23,8 @@ def finalists(plan: Plan, count: int) -> list[Entry]:
     seen: set[tuple[str, str, str]] = set()
     for entry in ranked:
         c = entry.candidate
-        key = (c.quantization.content_hash(), c.kv_dtype, c.parallelism.content_hash())
+        one = c.parallelism.model_copy(update={"replicas": 1})
+        key = (c.quantization.content_hash(), c.kv_dtype, one.content_hash())
         (rest if key in seen else first).append(entry)
         seen.add(key)
     picked = (first + rest)[:count]
@@ -92,12 +93,6 @@ def _told(plan: Plan, trials: Sequence[LiveTrial], best: LiveTrial | None) -> li
     if not _evaluation(best).feasible:
         told.append("live: no measured candidate kept every limit on the slice; the best of them is shown")
     if plan.chosen is not None and plan.chosen.candidate.id != best.candidate.id:
-        told.append(
-            f"live: measurement chose {best.candidate.label}; the simulation had preferred {_label(plan.chosen)}"
-        )
+        before = plan.chosen.candidate.label
+        told.append(f"live: measurement chose {best.candidate.label}; the simulation had preferred {before}")
     return told
-
-
-def _label(entry: Entry) -> str:
-    candidate: Candidate = entry.candidate
-    return candidate.label
