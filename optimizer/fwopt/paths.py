@@ -1,7 +1,8 @@
-"""Where shipped data lies: the repository checkout when run from one, the installed package otherwise."""
+"""Where data lies: shipped in the checkout or the package, measured on this machine in the user's data folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -19,3 +20,9 @@ def data_folder(name: Literal["profiles", "workloads"]) -> Path:
     if (_CHECKOUT / "pyproject.toml").is_file() and checkout.is_dir():
         return checkout
     return _PACKAGE / "_data" / name
+
+
+def own_profiles() -> Path:
+    """Where `fwopt profile` keeps what it measured on this machine."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return home / "fwopt" / "profiles"

@@ -24,7 +24,7 @@ Hardware = Annotated[
     typer.Option(
         "--hardware",
         metavar="GPU:COUNT",
-        help="GPUs, for example h200:8. [default: this machine's]",
+        help="GPUs, for example h200:8, or cpu. [default: this machine's]",
         rich_help_panel=_TARGET,
     ),
 ]
@@ -37,7 +37,10 @@ Price = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        "--engine", metavar="vllm==X.Y", help="For example vllm==0.24.0 (the default).", rich_help_panel=_TARGET
+        "--engine",
+        metavar="NAME[==X.Y]",
+        help="vllm, llamacpp or fwopt; for example vllm==0.24.0 (the default).",
+        rich_help_panel=_TARGET,
     ),
 ]
 Profiles = Annotated[

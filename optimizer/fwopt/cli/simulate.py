@@ -19,6 +19,7 @@ def simulate(
     model: o.Model = None,
     hardware: o.Hardware = None,
     price: o.Price = None,
+    engine: o.Engine = None,
     profiles: o.Profiles = None,
     slo: o.Slos = None,
     replicas: o.Replicas = None,
@@ -45,6 +46,7 @@ def simulate(
         trace, config=config, model=model, hardware=hardware, replicas=replicas, router=router,
         rate_scale=1.0 if rate_scale is None else rate_scale,
         slos=slo or [], price=price, format=format, skip_bad=skip_bad, only_model=only_model, profiles=profiles,
+        engine=engine,
     )  # fmt: skip
     result, evaluation = case.run()
     if records is not None:

@@ -20,6 +20,7 @@ from fwopt.search.settings import COMMAND_LINE, Settings, load_settings, parse_e
 from fwopt.search.stopping import Stopper
 from fwopt.search.traffic import load_traffic
 from fwopt.spec.candidate import Candidate
+from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.plan import Plan
 
@@ -88,7 +89,10 @@ def _baseline(settings: Settings, model: ModelSpec) -> tuple[Candidate | None, l
         return None, []
     from fwopt.deploy.vllm_config import read
 
-    config = read(settings.baseline, engine=parse_engine(settings.engine))
+    engine = parse_engine(settings.engine or EngineSpec().name)
+    if engine.name != "vllm":
+        raise InputError(f"--baseline reads vLLM configurations, not those of {engine.name}; leave it out")
+    config = read(settings.baseline, engine=engine)
     notes = [f"baseline: {note}" for note in config.notes]
     if config.model is not None and config.model != model.name:
         notes.append(f"the baseline's file names the model {config.model}; it is evaluated with {model.name}")

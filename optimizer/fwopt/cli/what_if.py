@@ -46,13 +46,14 @@ def prepare_what_if(
     skip_bad: bool,
     only_model: str | None,
     profiles: Path | None,
+    engine: str | None = None,
 ) -> WhatIf:
     """Resolve trace, model, hardware and candidate; refuse what would not start, with need and have."""
     from fwopt.deploy import vllm_config
-    from fwopt.perf.cost import CostModel
+    from fwopt.perf.costs import costs_of
     from fwopt.perf.store import load_profile
     from fwopt.search.job import engine_defaults, resolve_model
-    from fwopt.search.settings import Settings, parse_engine
+    from fwopt.search.settings import Settings, resolve_engine
     from fwopt.search.simulating import SimulatingEvaluator
     from fwopt.search.traffic import load_traffic
     from fwopt.spec.candidate import Candidate, Parallelism, RouterPolicy
@@ -69,14 +70,14 @@ def prepare_what_if(
     settings = Settings(model=model or (read.model if read is not None else None))
     spec, recorded = resolve_model(settings, traffic)
     gpus = load_hardware(hardware, price)
-    engine = parse_engine(settings.engine)
+    chosen_engine = resolve_engine(engine, gpus.device, profiles)
     if read is not None:
         candidate = read.for_model(spec)
     else:
         candidate = Candidate(
             quantization=native_quantization(spec),
             parallelism=Parallelism(replicas=replicas or 1),
-            batching=engine_defaults(gpus.device),
+            batching=engine_defaults(gpus.device, engine=chosen_engine.name),
         )
     if router is not None:
         candidate = candidate.model_copy(update={"router": router})
@@ -85,8 +86,9 @@ def prepare_what_if(
             f"the deployment needs {candidate.parallelism.gpus} GPUs, --hardware gives {gpus.count}; "
             f"for example --hardware {gpus.device.name}:{candidate.parallelism.gpus}"
         )
-    profile = load_profile(gpus.device, engine, profiles)
-    evaluator = SimulatingEvaluator(traffic.workload, CostModel(spec, gpus.device, engine, profile), gpus, objective)
+    profile = load_profile(gpus.device, chosen_engine, profiles)
+    costs = costs_of(spec, gpus.device, chosen_engine, profile)
+    evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective)
     fit = evaluator.capacity(candidate)
     if isinstance(fit, Rejected):
         amounts = f": needs {fit.need:,.0f}, has {fit.have:,.0f} {fit.unit}" if fit.need and fit.have else ""

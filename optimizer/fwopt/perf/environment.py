@@ -24,6 +24,22 @@ class TableEnvironment(Frozen):
     notes: tuple[str, ...] = ()
 
 
+class Measured(Frozen):
+    """One run of `fwopt profile`: what, when and under which conditions."""
+
+    what: str
+    """For example `steps of SmolLM2-135M in bf16 kv-bf16 tp1`; measuring the same again replaces it."""
+    date: str
+    fwopt_version: str
+    machine: dict[str, str]
+    """Processor, cores, memory, driver, clocks, library versions, threads."""
+    load: str
+    """What else ran: load averages before and after, other processes of note."""
+    command: str
+    """How the engine was started."""
+    notes: tuple[str, ...] = ()
+
+
 class Environment(Frozen):
     """How one profile was made."""
 
@@ -40,3 +56,5 @@ class Environment(Frozen):
     importer_version: int
     tables: dict[str, TableEnvironment]
     notes: tuple[str, ...] = ()
+    measured: tuple[Measured, ...] = ()
+    """Empty: imported from elsewhere."""

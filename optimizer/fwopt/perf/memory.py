@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fwopt.perf.capture import capture_sizes
+from fwopt.perf.host_memory import processor_fit, slots_fit
 from fwopt.perf.priors import load_overheads
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
 from fwopt.spec.engine import EngineSpec
@@ -102,6 +103,8 @@ def kv_capacity(
     broken = valid_parallelism(model, candidate.quantization, parallelism)
     if broken is not None:
         return Rejected(candidate_id=candidate.id, rung="memory", reason=broken)
+    if engine.name == "llamacpp" or device.kind == "cpu":
+        return _host_capacity(model, device, candidate, engine)
     many = "many" if parallelism.gpus_per_replica > 1 else "one"
     requested = int(device.memory_bytes * batching.gpu_memory_utilization)
     free = device.memory_bytes - CONTEXT_BYTES[many]
@@ -135,6 +138,31 @@ def kv_capacity(
         graph_bytes=graphs,
         non_torch_bytes=NON_TORCH_BYTES[many],
         kv_bytes_per_gpu=pool,
+    )
+
+
+def _host_capacity(
+    model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec
+) -> KvCapacity | Rejected:
+    """Engines that do not size their KV cache from a GPU. Sliding layers are charged for every token."""
+    weights = weight_bytes(model, candidate.quantization, candidate.parallelism)
+    layout = kv_layout(model, candidate.kv_dtype, candidate.parallelism)
+    bytes_per_token = layout.full + layout.sliding
+    longest = candidate.batching.max_model_len or model.max_context_tokens
+    rule = slots_fit if engine.name == "llamacpp" else processor_fit
+    found = rule(device, candidate, weights, bytes_per_token, longest)
+    if found.missing is not None:
+        return _too_big(candidate, *found.missing)
+    return KvCapacity(
+        blocks=found.blocks,
+        block_size=candidate.batching.block_size,
+        bytes_per_token=bytes_per_token,
+        sequence_blocks=ceil_div(layout.state, candidate.batching.block_size * max(bytes_per_token, 1)),
+        weight_bytes_per_gpu=weights,
+        activation_bytes=0,
+        graph_bytes=0,
+        non_torch_bytes=0,
+        kv_bytes_per_gpu=found.pool_bytes,
     )
 
 

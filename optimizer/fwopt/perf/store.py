@@ -1,7 +1,8 @@
-"""The profile store: measured operator times, one folder a device and engine version.
+"""The profile store: measured times of operators and of whole steps, one folder a device and engine version.
 
 `profiles/<device>/<engine>-<version>/` holds one parquet table an operator (columns: the shape, `variant` = kernel,
-dtypes, `p50_s`) and `environment.json`. A profile is identified by the hash of those files' bytes.
+dtypes, `p50_s`), or `steps.parquet` (`perf/steps.py`), and `environment.json`. A profile is identified by the hash of
+those files' bytes. What `fwopt profile` measured on this machine comes before what is shipped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwopt.errors import InputError, UnmeasuredError
-from fwopt.paths import data_folder
+from fwopt.paths import data_folder, own_profiles
 from fwopt.perf.environment import Environment
 from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.spec.engine import EngineSpec
@@ -93,12 +94,16 @@ def _numbers_of(array: Any) -> NDArray[Any]:
 
 
 def entries(folder: Path | None = None) -> Iterator[tuple[str, str, str, Path]]:
-    """(device, engine, version, folder) of every profile below `folder` (default: the shipped ones)."""
-    root = folder or data_folder("profiles")
-    for environment in sorted(root.glob(f"*/*/{ENVIRONMENT}")):
-        engine, _, version = environment.parent.name.rpartition("-")
-        if engine:
-            yield environment.parent.parent.name, engine, version, environment.parent
+    """(device, engine, version, folder) of every profile below `folder` (default: this machine's, then the shipped
+    ones; of two with one name, the first)."""
+    seen: set[tuple[str, str]] = set()
+    for root in (folder,) if folder else (own_profiles(), data_folder("profiles")):
+        for environment in sorted(root.glob(f"*/*/{ENVIRONMENT}")):
+            device, name = environment.parent.parent.name, environment.parent.name
+            engine, _, version = name.partition("-")
+            if version and (device, name) not in seen:
+                seen.add((device, name))
+                yield device, engine, version, environment.parent
 
 
 def open_profile(folder: Path, note: str | None = None) -> Profile:
@@ -132,15 +137,21 @@ def load_profile(device: DeviceSpec, engine: EngineSpec, folder: Path | None = N
     if not found:
         have = ", ".join(f"{d}/{e}-{v}" for d, e, v, _ in known) or "none"
         where = f" in {folder}" if folder else ""
-        raise UnmeasuredError(
-            f"no operator profile for {engine.name} on {device.name}{where}; there is {have}; "
-            "add one with `fwopt profiles import`"
-        )
+        advice = "add one with `fwopt profiles import`, or measure it there with `fwopt profile`"
+        if device.kind == "cpu":
+            advice = f"measure one with `fwopt profile --engine {engine.name}`, or name GPUs with --hardware"
+        raise UnmeasuredError(f"no profile for {engine.name} on {device.name}{where}; there is {have}; {advice}")
     _, _, version, best = min(found, key=lambda e: (_distance(e[2], engine.version), e[2]))
     note = None
     if version != engine.version:
-        note = f"operator times of {engine.name} {version} stand in for {engine.version}, which is not in the store"
+        note = f"times of {engine.name} {version} stand in for {engine.version}, which is not in the store"
     return open_profile(best, note)
+
+
+def newest_version(device: DeviceSpec, engine: str, folder: Path | None = None) -> str | None:
+    """Of an engine, the newest version with a profile on the device."""
+    found = [version for d, e, version, _ in entries(folder) if d == device.name and e == engine]
+    return max(found, key=lambda version: (_numbers(version), version), default=None)
 
 
 def _numbers(version: str) -> tuple[int, int, int]:

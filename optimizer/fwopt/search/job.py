@@ -11,21 +11,23 @@ from pathlib import Path
 from fwopt import __version__
 from fwopt.errors import InputError, NothingFitsError, RunFolderError
 from fwopt.perf.calibration import load_calibration
-from fwopt.perf.cost import CostModel
+from fwopt.perf.costs import costs_of
+from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
 from fwopt.search.evaluators import Screen
+from fwopt.search.measured import engine_block_size, measured_space
 from fwopt.search.notes import shortfall
 from fwopt.search.quality import QualityScreen
 from fwopt.search.roofline import RooflineScreen
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.scoring import require_price
-from fwopt.search.settings import Settings, parse_engine, parse_objective
+from fwopt.search.settings import Settings, parse_objective, resolve_engine
 from fwopt.search.simulating import SimulatingEvaluator
-from fwopt.search.space import SearchSpace
+from fwopt.search.space import SearchSpace, SpaceOverrides
 from fwopt.search.traffic import Traffic, load_traffic
 from fwopt.spec.candidate import Batching, Candidate
-from fwopt.spec.engine import EngineSpec
+from fwopt.spec.engine import EngineName, EngineSpec
 from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.outcome import Rejected
@@ -48,8 +50,10 @@ class Job:
 
     @property
     def screens(self) -> tuple[Screen, ...]:
-        """Cheapest first."""
+        """Cheapest first. Where the engine's own steps were measured, the roofline has nothing to add."""
         model, objective = self.inputs.model, self.inputs.objective
+        if isinstance(self.evaluator.cost_model, StepProfile):
+            return self.evaluator, QualityScreen(model, objective.max_quality_drop)
         bound = RooflineScreen(model, self.inputs.hardware.device, self.traffic.workload, objective)
         return self.evaluator, bound, QualityScreen(model, objective.max_quality_drop)
 
@@ -85,17 +89,16 @@ def prepare(
 ) -> Job:
     """Resolve a new run. `notes`: what the caller assumed on the way."""
     hardware = load_hardware(settings.hardware, settings.price)
-    engine = parse_engine(settings.engine)
+    engine = resolve_engine(settings.engine, hardware.device, profiles)
     objective, assumed = parse_objective(settings.objective, hardware)
     require_price(objective, hardware)
-    shares = traffic.workload.block_tokens > 0
-    space = derive_space(model, hardware, settings.search, shares_prefixes=shares)
+    profile = load_profile(hardware.device, engine, profiles)
+    space = space_of(model, hardware, engine, profile, settings.search, shares=traffic.workload.block_tokens > 0)
     if baseline is not None and baseline.parallelism.gpus > hardware.count:
         raise InputError(
             f"the baseline uses {baseline.parallelism.gpus} GPUs and {hardware.count} are at hand; "
             f"use for example --hardware {hardware.device.name}:{baseline.parallelism.gpus}"
         )
-    profile = load_profile(hardware.device, engine, profiles)
     inputs = RunInputs(
         fwopt_version=__version__,
         trace=str(trace),
@@ -116,11 +119,27 @@ def prepare(
         profiles=str(profiles) if profiles else None,
         notes=(*notes, *((assumed,) if assumed else ())),
         pins=_pins(traffic, model, profile, engine),
-        intervals=load_calibration(engine.name).intervals_for(model.is_moe),
+        intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
     )
     job = _assemble(inputs, traffic, profile)
     require_fit(space, job.evaluator, hardware, model)
     return job
+
+
+def space_of(
+    model: ModelSpec,
+    hardware: HardwareSpec,
+    engine: EngineSpec,
+    profile: Profile,
+    overrides: SpaceOverrides,
+    *,
+    shares: bool,
+) -> SearchSpace:
+    """What may vary: whatever the engine accepts where operators are known, what was measured where its steps are."""
+    costs = costs_of(model, hardware.device, engine, profile)
+    if isinstance(costs, StepProfile):
+        return measured_space(costs, hardware, overrides, shares_prefixes=shares)
+    return derive_space(model, hardware, overrides, shares_prefixes=shares)
 
 
 def require_fit(space: SearchSpace, memory: Screen, hardware: HardwareSpec, model: ModelSpec) -> None:
@@ -186,9 +205,11 @@ def _pins(traffic: Traffic, model: ModelSpec, profile: Profile, engine: EngineSp
 
 
 def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile) -> Job:
-    cost = CostModel(inputs.model, inputs.hardware.device, inputs.engine, profile)
+    cost = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
     evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective)
-    baseline = inputs.baseline or default_baseline(inputs.space, inputs.model, inputs.hardware.device, evaluator)
+    baseline = inputs.baseline or default_baseline(
+        inputs.space, inputs.model, inputs.hardware.device, evaluator, inputs.engine.name
+    )
     notes = [*traffic.notes, *inputs.notes]
     if profile.note:
         notes.append(profile.note)
@@ -202,23 +223,39 @@ def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile) -> Job:
 LARGE_MEMORY_BYTES = 70 * 2**30
 
 
-def engine_defaults(device: DeviceSpec, max_model_len: int | None = None) -> Batching:
-    """vLLM 0.24's own limits for an API server, read in its `EngineArgs`: 1,024 sequences and 8,192 tokens on GPUs
-    of at least 70 GiB other than the A100, 256 and 2,048 elsewhere; memory 0.92. The context length is the user's."""
+def engine_defaults(device: DeviceSpec, max_model_len: int | None = None, engine: EngineName = "vllm") -> Batching:
+    """The engine's own limits. The context length is the user's.
+
+    vLLM 0.24 for an API server, read in its `EngineArgs`: 1,024 sequences and 8,192 tokens on GPUs of at least 70 GiB
+    other than the A100, 256 and 2,048 on others, 128 and 2,048 on a processor; memory 0.92. llama.cpp: 4 slots where
+    none are named, n_batch 2,048. The reference engine follows vLLM.
+    """
     large = device.memory_bytes >= LARGE_MEMORY_BYTES and "a100" not in device.name.lower()
     limits = {} if large else {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
-    return Batching(max_model_len=max_model_len, **limits)
+    if device.kind == "cpu":
+        limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048}
+    if engine == "llamacpp":
+        limits = {"max_num_seqs": 4, "max_num_batched_tokens": 2048}
+    block_size = engine_block_size(engine, processor=device.kind == "cpu")
+    return Batching(max_model_len=max_model_len, block_size=block_size, **limits)
 
 
-def default_baseline(space: SearchSpace, model: ModelSpec, device: DeviceSpec, fits: Screen) -> Candidate | None:
-    """The engine's own batching, the checkpoint's own precision, the smallest tensor parallelism that starts."""
+def default_baseline(
+    space: SearchSpace, model: ModelSpec, device: DeviceSpec, fits: Screen, engine: EngineName = "vllm"
+) -> Candidate | None:
+    """The engine's own batching, the checkpoint's own precision (the nearest that was measured, for GGUF files), the
+    smallest tensor parallelism that starts."""
+    native = native_quantization(model)
+    precise = (
+        native if native in space.quantizations or space.quantizations[0].kind != "gguf" else space.quantizations[0]
+    )
     for layout in sorted(space.layouts, key=lambda p: p.tp):
         if layout.dp > 1 or layout.ep or not space.replica_counts(layout):
             continue
         candidate = Candidate(
-            quantization=native_quantization(model),
+            quantization=precise,
             parallelism=layout,
-            batching=engine_defaults(device, space.max_model_len),
+            batching=engine_defaults(device, space.max_model_len, engine),
             router=space.router[0],
         )
         if fits.check(candidate) is None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from fwopt.errors import InputError, UnknownNameError
-from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8, Mxfp4, Quantization
+from fwopt.spec.candidate import W4A16, Bf16, Fp8, Gguf, Int8, Mxfp4, Quantization
+from fwopt.spec.candidate import scheme_name as scheme_name
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.targets.quantization import native_quantization
@@ -28,21 +31,17 @@ _PUBLISHED_ONLY = {"mxfp4": "MXFP4 weights", "w4a16-experts": "4-bit experts"}
 """Schemes that only a checkpoint published so can be served in."""
 
 
-def scheme_name(quantization: Quantization) -> str:
-    """The name in `NAMES`, whatever the group size."""
-    if quantization.kind == "fp8" and quantization.scale == "block":
-        return "fp8-block"
-    if quantization.kind == "w4a16" and quantization.scope == "experts":
-        return "w4a16-experts"
-    if quantization.kind == "gguf":
-        return f"gguf-{quantization.type.lower()}"
-    return quantization.kind
+GGUF_NAMES: dict[str, Quantization] = {
+    scheme_name(gguf): gguf for gguf in (Gguf(type=name) for name in get_args(Gguf.model_fields["type"].annotation))
+}
+"""llama.cpp's formats, least compressed first."""
 
 
 def parse_scheme(name: str) -> Quantization:
-    if name not in NAMES:
-        raise UnknownNameError("quantization", name, NAMES)
-    return NAMES[name]
+    known = NAMES | GGUF_NAMES
+    if name not in known:
+        raise UnknownNameError("quantization", name, known)
+    return known[name]
 
 
 def servable(model: ModelSpec, device: DeviceSpec) -> tuple[Quantization, ...]:
@@ -76,4 +75,6 @@ def check_servable(quantization: Quantization, model: ModelSpec, device: DeviceS
 
 def needs_checkpoint(quantization: Quantization, model: ModelSpec) -> str | None:
     """What must exist before the engine can start, or None when it serves the published weights."""
+    if quantization.kind == "gguf":
+        return f"a GGUF file of {model.name} in {quantization.type} (convert_hf_to_gguf.py, then llama-quantize)"
     return None if model.checkpoint_quantization is not None else _CONVERTED.get(scheme_name(quantization))

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 
 from fwopt.errors import InputError, UnknownNameError
+from fwopt.perf.store import newest_version
 from fwopt.search.space import SpaceOverrides
 from fwopt.spec.base import Frozen
-from fwopt.spec.engine import EngineSpec
-from fwopt.spec.hardware import HardwareSpec
+from fwopt.spec.engine import EngineName, EngineSpec
+from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.objective import Goal, Objective, QualityLimit, Slo
 
 FILE = "fwopt.yaml"
@@ -21,6 +22,8 @@ OLDEST_VLLM, NEWEST_VLLM = (0, 24), (0, 33)
 """Releases whose names for the flags that are searched are the same."""
 DEFAULT_SLOS = ("ttft:p99<2s", "tpot:p95<50ms")
 """Used when neither goals nor limits are given: an interactive service."""
+UNVERSIONED = "any"
+"""Until a profile says which version it is."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -53,7 +56,8 @@ class Settings(Frozen):
     """For example `h200:8`; absent: the GPUs of this machine."""
     price: Annotated[float, Field(ge=0)] | None = None
     """US dollars per GPU and hour; absent: the catalogue's."""
-    engine: str = "vllm==0.24.0"
+    engine: str | None = None
+    """`vllm`, `llamacpp` or `fwopt`, with `==VERSION`; absent: vLLM, at the version fwopt plans for by default."""
     objective: ObjectiveSettings = ObjectiveSettings()
     search: SpaceOverrides = SpaceOverrides()
     rate_scale: PositiveFloat = 1.0
@@ -139,15 +143,37 @@ def parse_objective(settings: ObjectiveSettings, hardware: HardwareSpec) -> tupl
     return Objective(slos=slos, goals=tuple(goals), max_quality_drop=limit), note
 
 
+PLANNED: tuple[EngineName, ...] = ("vllm", "llamacpp", "fwopt")
+"""Engines whose configuration can be written."""
+
+
 def parse_engine(text: str) -> EngineSpec:
-    """`vllm`, `vllm==0.24.0`."""
+    """`vllm`, `vllm==0.24.0`, `llamacpp`, `fwopt`. Without a version: fwopt's default for vLLM, whatever was measured
+    for the others (`resolve_engine`)."""
     name, equals, version = text.partition("==")
-    if name != "vllm":
-        raise InputError(f"engine '{text}': only vllm is planned for; write for example {EngineSpec().name}==0.24.0")
+    if name not in PLANNED:
+        raise InputError(
+            f"engine '{text}': only {', '.join(PLANNED)} are planned for; write for example {EngineSpec().name}==0.24.0"
+        )
+    engine = next(known for known in PLANNED if known == name)
     if not equals:
-        return EngineSpec()
+        return EngineSpec() if engine == "vllm" else EngineSpec(name=engine, version=UNVERSIONED)
+    if engine != "vllm":
+        if not version:
+            raise InputError(f"engine '{text}': names no version after '=='; leave both out to take what was measured")
+        return EngineSpec(name=engine, version=version)
     found = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)*", version)
     if found is None or not OLDEST_VLLM <= (int(found[1]), int(found[2])) <= NEWEST_VLLM:
         oldest, newest = ("{}.{}".format(*pair) for pair in (OLDEST_VLLM, NEWEST_VLLM))
         raise InputError(f"engine '{text}': flags are known for vllm {oldest} to {newest}; write vllm==0.24.0")
     return EngineSpec(version=version)
+
+
+def resolve_engine(text: str | None, device: DeviceSpec, profiles: Path | None) -> EngineSpec:
+    """As `parse_engine`; on this machine's processor, or for an engine without a default version, a version that was
+    not named is the newest that was measured on the device."""
+    engine = parse_engine(text or EngineSpec().name)
+    if (text is not None and "==" in text) or (engine.version != UNVERSIONED and device.kind == "gpu"):
+        return engine
+    version = newest_version(device, engine.name, profiles)
+    return engine if version is None else EngineSpec(name=engine.name, version=version)

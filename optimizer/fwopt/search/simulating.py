@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
 from fwopt.metrics.summary import statistic, summarize
-from fwopt.perf.cost import CostModel
+from fwopt.perf.costs import Costs
 from fwopt.perf.grid import StepGrid
 from fwopt.perf.memory import KvCapacity, kv_capacity
 from fwopt.search.scoring import EngineFacts, evaluate_metrics
@@ -30,7 +30,7 @@ class SimulatingEvaluator:
     """Replays one workload. Safe to call from several threads: the compiled loop releases the interpreter."""
 
     workload: Workload
-    cost_model: CostModel
+    cost_model: Costs
     hardware: HardwareSpec
     objective: Objective
     _scaled: dict[float, Workload] = field(default_factory=dict)

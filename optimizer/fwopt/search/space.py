@@ -20,7 +20,7 @@ class SpaceOverrides(Frozen):
     """The `search:` section of fwopt.yaml: each key replaces the default values of one axis."""
 
     quantizations: tuple[str, ...] | None = None
-    """Of bf16, fp8, fp8-block, int8, w4a16, mxfp4."""
+    """Of bf16, fp8, fp8-block, int8, w4a16, mxfp4; for llama.cpp gguf-f16, gguf-q8_0 and so on."""
     kv_dtypes: tuple[KvDtype, ...] | None = None
     tp: tuple[PositiveInt, ...] | None = None
     dp: tuple[PositiveInt, ...] | None = None
@@ -60,6 +60,8 @@ class SearchSpace(Frozen):
     prefix_caching: tuple[bool, ...] = (True, False)
     router: tuple[RouterPolicy, ...] = ("least_requests", "round_robin")
     max_model_len: PositiveInt | None = None
+    block_size: PositiveInt = 16
+    """Tokens a KV block: the engine's own, not searched."""
 
     @model_validator(mode="after")
     def _batching_is_valid(self) -> Self:
@@ -127,6 +129,7 @@ class SearchSpace(Frozen):
         return Batching(
             max_num_seqs=seqs,
             max_num_batched_tokens=tokens,
+            block_size=self.block_size,
             gpu_memory_utilization=memory,
             prefix_caching=prefix,
             max_model_len=self.max_model_len,

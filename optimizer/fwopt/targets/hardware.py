@@ -1,4 +1,4 @@
-"""GPUs from the bundled catalogue (`h200:8`) or from NVML, with dated prices."""
+"""GPUs from the bundled catalogue (`h200:8`) or from NVML, with dated prices; or this machine's processor (`cpu`)."""
 
 from __future__ import annotations
 
@@ -55,19 +55,50 @@ _PCIE_BYTES_PER_S = {"PCIe4": 32e9, "PCIe5": 64e9}
 
 
 def load_hardware(text: str | None, price: float | None = None) -> HardwareSpec:
-    """`NAME` or `NAME:COUNT`; None discovers the GPUs of this machine. `price`: dollars per GPU-hour, overrides."""
+    """`NAME` or `NAME:COUNT`; `cpu` is this machine's processor. None discovers the GPUs of this machine, or takes its
+    processor where no NVIDIA driver is. `price`: dollars per GPU-hour (of a processor: per machine), overrides."""
     if text is None:
-        from fwopt.targets.nvml import discover
+        from fwopt.targets.nvml import discover, has_driver
 
+        if not has_driver():
+            return _processor(price)
         device_name, count, source = *discover(), "nvml"
+    elif _is_processor(text):
+        return _processor(price)
     else:
         device_name, count, source = *_parse(text), "catalogue"
     device, catalogue_price = device_and_price(device_name)
-    if price is not None:
-        if not 0 <= price < float("inf"):
-            raise InputError(f"--price must be dollars per GPU-hour, zero or more, got {price}")
-        catalogue_price = Price(usd_per_gpu_hour=price, basis="given with --price", dates="now", source="user")
-    return HardwareSpec(device=device, count=count, price=catalogue_price, source=source)
+    return HardwareSpec(device=device, count=count, price=_given(price) or catalogue_price, source=source)
+
+
+def _given(price: float | None) -> Price | None:
+    if price is None:
+        return None
+    if not 0 <= price < float("inf"):
+        raise InputError(f"--price must be dollars per GPU-hour, zero or more, got {price}")
+    return Price(usd_per_gpu_hour=price, basis="given with --price", dates="now", source="user")
+
+
+def _is_processor(text: str) -> bool:
+    """`cpu`, `cpu:1`, or the full name of this machine's own."""
+    name, colon, count = text.strip().lower().partition(":")
+    if name != "cpu" and not name.startswith("cpu-"):
+        return False
+    if colon and count != "1":
+        raise InputError(f"hardware '{text}': a machine has one processor to plan for; write --hardware cpu")
+    if name != "cpu":
+        from fwopt.targets.cpu import this_processor
+
+        own = this_processor().name
+        if name != own:
+            raise InputError(f"hardware '{text}': only this machine's own processor can be planned for, {own}")
+    return True
+
+
+def _processor(price: float | None) -> HardwareSpec:
+    from fwopt.targets.cpu import this_processor
+
+    return HardwareSpec(device=this_processor(), count=1, price=_given(price), source="this machine")
 
 
 def _parse(text: str) -> tuple[str, int]:

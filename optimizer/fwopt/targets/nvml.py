@@ -42,6 +42,18 @@ def discover() -> tuple[str, int]:
     return PRODUCTS[product], count
 
 
+def has_driver() -> bool:
+    """Whether an NVIDIA driver answers on this machine."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return error.value not in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    pynvml.nvmlShutdown()
+    return True
+
+
 def visible(products: list[str], setting: str | None) -> list[str]:
     """Apply CUDA_VISIBLE_DEVICES as CUDA does for a list of indices."""
     if setting is None:
