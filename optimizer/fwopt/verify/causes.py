@@ -45,7 +45,7 @@ def explain(
     moved, order = sent_at(workload, sent_s)
     stages: list[tuple[Cause, Figures]] = []
     if len(moved):
-        late = (sent_s - workload.arrival_s)[order]
+        late = (sent_s - measured.arrival_s)[order]  # where latencies count from the schedule, not from the sending
         observed = _part(measured, order)
 
         def simulate(of: Workload, factor: float = 1.0) -> Records:
