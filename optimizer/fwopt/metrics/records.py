@@ -15,9 +15,31 @@ REJECTED_KV = 2
 UNFINISHED = 3
 """The run ended (or was cut) before the request did."""
 FAILED = 4
-"""A live server answered with an error."""
+"""A live server answered with an error (an HTTP status, or an error event in the stream)."""
+UNREACHABLE = 5
+"""No live server: the connection was refused, or dropped before any answer."""
+BROKEN_OFF = 6
+"""The answer of a live server began and then broke off, or was no valid stream."""
+TIMED_OUT = 7
+"""A live server was silent for longer than the client waits."""
+PARENT_FAILED = 8
+"""Never sent: the turn of the conversation that it continues did not finish."""
 
-STATUS_NAMES = ("finished", "exceeds context length", "exceeds KV cache", "unfinished", "failed")
+STATUS_NAMES = (
+    "finished",
+    "exceeds context length",
+    "exceeds KV cache",
+    "unfinished",
+    "failed",
+    "unreachable",
+    "broken off",
+    "timed out",
+    "parent failed",
+)
+
+GAP_BINS = 1700
+GAP_EDGES_S: NDArray[np.float64] = np.geomspace(1e-5, 1e3, GAP_BINS + 1)
+"""Inter-token-gap histogram, 10 us to 1,000 s: bins 1.1 % wide."""
 
 
 @dataclass(frozen=True, slots=True)

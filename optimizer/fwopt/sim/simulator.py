@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwopt.errors import InputError
-from fwopt.metrics.records import FINISHED, REJECTED_CONTEXT, REJECTED_KV, UNFINISHED, Records
+from fwopt.metrics.records import FINISHED, GAP_EDGES_S, REJECTED_CONTEXT, REJECTED_KV, UNFINISHED, Records
 from fwopt.perf.grid import StepGrid
 from fwopt.sim.run import LEAST_REQUESTS, ROUND_ROBIN, drain, run_closed, run_open
 from fwopt.sim.state import MIXED
-from fwopt.sim.tables import GAP_EDGES_S, build, shares_of_time
+from fwopt.sim.tables import build, shares_of_time
 from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
 from fwopt.spec.provenance import ProvenanceShares
 from fwopt.workload.columns import Workload

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwopt.errors import InputError
-from fwopt.metrics.records import FINISHED, UNFINISHED, Records
+from fwopt.metrics.records import FINISHED, GAP_EDGES_S, UNFINISHED, Records
 from fwopt.metrics.streaming import BIN_WIDTH, Accumulator
 from fwopt.perf.grid import StepGrid
 from fwopt.sim.growth import in_flight, with_ids, with_room
 from fwopt.sim.run import drain, run_open
 from fwopt.sim.simulator import ROUTERS, admissible, check, id_offsets, totals
 from fwopt.sim.state import MIXED, Sim
-from fwopt.sim.tables import GAP_EDGES_S, build
+from fwopt.sim.tables import build
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.objective import Slo
 from fwopt.spec.outcome import Metrics

@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fwopt.metrics.records import GAP_BINS, GAP_EDGES_S
 from fwopt.perf.grid import StepGrid
 from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.provenance import CODES, ProvenanceShares
 from fwopt.workload.columns import Workload
-
-_GAP_BINS = 1700
-GAP_EDGES_S: NDArray[np.float64] = np.geomspace(1e-5, 1e3, _GAP_BINS + 1)
-"""Inter-token-gap histogram, 10 us to 1,000 s: bins 1.1 % wide."""
 
 
 def _padded_tokens(
@@ -76,7 +73,7 @@ def build(
         grid.prefill_step_s,
         sequence_blocks,
         math.log(GAP_EDGES_S[0]),
-        _GAP_BINS / math.log(GAP_EDGES_S[-1] / GAP_EDGES_S[0]),
+        GAP_BINS / math.log(GAP_EDGES_S[-1] / GAP_EDGES_S[0]),
     )
     replica = np.zeros(replicas, dtype=REPLICA)
     for end in ("run_head", "run_tail", "wait_head", "wait_tail", "partial", "lru_head", "lru_tail"):
@@ -117,7 +114,7 @@ def build(
         spent_sample=np.zeros(most + 1),
         spent_decode=np.zeros((most + 1, len(grid.decode_context))),
         spent_prefill=np.zeros(len(grid.prefill_length)),
-        gap_counts=np.zeros(_GAP_BINS),
+        gap_counts=np.zeros(GAP_BINS),
     )
 
 
