@@ -18,7 +18,7 @@ Span = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Status = Annotated[int, Field(ge=100, le=599, strict=True)]
 Api = Literal["completions", "chat", "responses"]
 Estimate = Literal["prompt_tokens", "output_tokens"]
-Cut = Literal["client", "upstream"]
+Cut = Literal["client", "upstream", "recorder"]
 Reason = Literal[
     "refused", "unreachable", "disconnected", "broken", "several answers", "several prompts", "no output", "no usage"
 ]
@@ -40,7 +40,8 @@ class Observed(Frozen):
     finish_reason: Annotated[str, Field(min_length=1)] | None = None
     """Why generation ended, in the server's words."""
     cut: Cut | None = None
-    """Who broke the reply off before its end; `output_tokens` is what had come until then."""
+    """Who broke the reply off before its end (the recorder only when it was told to stop);
+    `output_tokens` is what had come until then."""
     tool_calls: Count | None = None
     """Number of tool calls in the reply."""
     cached_tokens: Count | None = None
