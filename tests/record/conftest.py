@@ -30,7 +30,7 @@ class Recording:
         )
         self.said: list[str] = []
         self._ready = threading.Event()
-        self.url = ""
+        self.url, self._told = "", False
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         assert self._ready.wait(30), self.log
@@ -49,10 +49,14 @@ class Recording:
     def log(self) -> str:
         return "".join(self.said)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def tell_to_stop(self) -> None:
+        if not self._told and self.process.poll() is None:
+            self._told = True
+            self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
         """Exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.tell_to_stop()
         status = self.process.wait(60)
         self._reader.join(10)
         return status

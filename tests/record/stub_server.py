@@ -26,8 +26,6 @@ def prompt_tokens(body: dict) -> int:
 
 async def answer(request: web.Request) -> web.StreamResponse:
     raw = await request.read()
-    if request.headers.get("Content-Encoding") == "gzip":
-        raw = gzip.decompress(raw)
     SEEN.append(
         {"path": request.path_qs, "headers": dict(request.headers), "body": raw[:10_000].decode("utf-8", "replace")}
     )
@@ -59,7 +57,7 @@ def whole(request, body, kind, made, usage, how) -> web.Response:
         message = {"role": "assistant", "content": text}
         if calls := how.get("tool_calls"):
             message["tool_calls"] = [
-                {"id": f"c{i}", "type": "function", "function": {"name": "look", "arguments": '{"a": %d}' % i}}
+                {"id": f"c{i}", "type": "function", "function": {"name": "look", "arguments": json.dumps({"a": i})}}
                 for i in range(calls)
             ]
         reply = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}

@@ -123,11 +123,8 @@ def _limit(seen: Seen, output: int) -> int | None:
 def _within(seen: Seen, prompt: int) -> list[int] | None:
     """Blocks of tokens that the server's count bears out; blocks of text are fitted to the tokens by the reader."""
     blocks = seen.prefix_blocks
-    if blocks is None or seen.prompt_bytes is not None:
-        limit = prompt  # a block holds at least one token
-    else:
-        limit = prompt // BLOCK_TOKENS
-    return (blocks or [])[:limit] or None
+    least = 1 if seen.prompt_bytes is not None else BLOCK_TOKENS
+    return (blocks or [])[: prompt // least] or None
 
 
 def text_of(asked: Asked, reply: Reply) -> dict[str, Any]:

@@ -23,7 +23,6 @@ _RECORDED: dict[str, Api] = {
     "/completions": "completions",
     "/responses": "responses",
 }
-_READ = "fwopt.read"
 _MODELS_ASKED = 1000
 
 
@@ -32,7 +31,7 @@ class Proxy:
         self._upstream, self._recorder = upstream, recorder
         self._tasks: set[asyncio.Task[object]] = set()
         self._listed: set[str] = set()
-        self._stopping = False
+        self._draining = self._stopping = False
         self.served = 0
         self.failed = 0
 
@@ -44,6 +43,11 @@ class Proxy:
         try:
             api = _api(request)
             return await (self._pass(request) if api is None else self._record(request, api))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self._recorder.report("a request could not be passed on", error)
+            raise
         finally:
             self._tasks.discard(task)
 
@@ -61,9 +65,9 @@ class Proxy:
         if "Accept-Encoding" in headers:
             headers["Accept-Encoding"] = readable_only(headers["Accept-Encoding"])
         body = await self._body(request)
-        if body is None:
+        if isinstance(body, list):
             recorder.counts.unread += 1
-            return await self._pass_large(request, headers)
+            return await self._pass_large(request, headers, body)
         coding = headers.get("Content-Encoding")
         exchange = recorder.begin(api, body, coding, arrival_s)
         withhold = False
@@ -137,6 +141,8 @@ class Proxy:
                 exchange.finish()
             await response.write_eof()
             ended = True
+            if self._draining:
+                response.force_close()
         except _UpstreamBrokeError:
             if exchange is not None:
                 exchange.finish("upstream")
@@ -150,22 +156,24 @@ class Proxy:
                 upstream.close()
         return response
 
-    async def _body(self, request: web.BaseRequest) -> bytes | None:
-        """The whole body; None when it is too large to read, with what came so far put back."""
-        parts, size, limit = [], 0, self._recorder.body_bytes
+    async def _body(self, request: web.BaseRequest) -> bytes | list[bytes]:
+        """The whole body; the parts that came so far when it is too large to be read along."""
+        size, limit = 0, self._recorder.body_bytes
+        parts: list[bytes] = []
         if (request.content_length or 0) > limit:
-            return None
+            return []
         while chunk := await request.content.readany():
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
-                request[_READ] = parts
-                return None
+                return parts
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _pass_large(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> web.StreamResponse:
+    async def _pass_large(
+        self, request: web.BaseRequest, headers: CIMultiDict[str], come: list[bytes]
+    ) -> web.StreamResponse:
         try:
-            upstream = await self._upstream.send(request.method, request.raw_path, headers, _again(request))
+            upstream = await self._upstream.send(request.method, request.raw_path, headers, _again(come, request))
         except UnreachableError as error:
             return self._bad_gateway(error)
         return await self._relay(request, upstream, None)
@@ -190,6 +198,7 @@ class Proxy:
 
     async def drain(self, timeout_s: float) -> int:
         """Wait for replies under way; how many had to be broken off."""
+        self._draining = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         self._stopping = True
@@ -232,9 +241,9 @@ def _streamed(request: web.BaseRequest) -> Body:
     return request.content if request.body_exists else None
 
 
-async def _again(request: web.BaseRequest) -> AsyncIterator[bytes]:
+async def _again(come: list[bytes], request: web.BaseRequest) -> AsyncIterator[bytes]:
     """A body of which some was read."""
-    for part in request.get(_READ, ()):
+    for part in come:
         yield part
     while chunk := await request.content.readany():
         yield chunk

@@ -129,11 +129,15 @@ class Recorder:
             yield
         except Exception as error:
             self.counts.unread += 1
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            said = f"{what} could not be recorded: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
-            if said not in self._said:
-                self._said.add(said)
-                self._say(f"{said}; it passed through all the same")
+            self.report(f"{what} passed through but could not be recorded", error)
+
+    def report(self, what: str, error: Exception) -> None:
+        """A bug, said once, without the values in its message."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{what}: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+        if said not in self._said:
+            self._said.add(said)
+            self._say(said)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

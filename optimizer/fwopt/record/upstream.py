@@ -51,7 +51,7 @@ class Upstream:
     async def send(self, method: str, path: str, headers: CIMultiDict[str], body: Body) -> aiohttp.ClientResponse:
         """The head of the reply; raises UnreachableError.
 
-        A request whose kept-alive connection turns out to be closed goes once more on a new one, if its body is at hand.
+        Where a kept-alive connection turns out to be closed, the request goes on a new one, if its body is at hand.
         """
         used = SimpleNamespace(reused=False)
         try:
