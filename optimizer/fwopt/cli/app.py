@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tune": ("fwopt.cli.tune:tune", "Find the best deployment for a recorded trace."),
     "simulate": ("fwopt.cli.simulate:simulate", "Replay a trace on one given deployment."),
     "capacity": ("fwopt.cli.capacity:capacity", "Find how much traffic a deployment bears."),
+    "record": ("fwopt.cli.record:record", "Record a trace as a proxy in front of a server."),
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),

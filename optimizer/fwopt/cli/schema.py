@@ -12,6 +12,7 @@ from fwopt.errors import InputError, UnknownNameError
 SCHEMAS: dict[str, tuple[str, str]] = {
     "workload": ("fwopt.workload.formats.own:WorkloadLine", "one request line of fwopt's own trace format"),
     "workload-header": ("fwopt.workload.formats.own:WorkloadHeader", "its optional first line"),
+    "workload-left-out": ("fwopt.workload.formats.recorded:LeftOutLine", "a recorded request that is no load"),
     "inspection": ("fwopt.workload.inspection:Inspection", "what `fwopt inspect --json` prints"),
     "candidate": ("fwopt.spec.candidate:Candidate", "one deployment that could be"),
     "objective": ("fwopt.spec.objective:Objective", "limits and goals"),
@@ -45,7 +46,7 @@ def schema(
         return
     if name is None:
         for known, (_, what) in SCHEMAS.items():
-            typer.echo(f"{known:<16} {what}")
+            typer.echo(f"{known:<18} {what}")
         return
     typer.echo(schema_text(name), nl=False)
 

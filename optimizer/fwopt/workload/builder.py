@@ -168,6 +168,10 @@ class Builder:
         if value not in table and len(table) >= MAX_NAMES:
             self.bad(field, f"must be one of at most {MAX_NAMES} names in a trace", value)
 
+    def sort_by_arrival(self) -> None:
+        """From here on requests may come in any order; the workload is in order of arrival all the same."""
+        self._sort = True
+
     def set_block_tokens(self, block_tokens: int) -> None:
         """Fix the block size after reading, when it follows from the data; blocks beyond a prompt's end are cut."""
         self.block_tokens = block_tokens

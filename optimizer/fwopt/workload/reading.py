@@ -54,19 +54,20 @@ def read(path: Path, *, format: str | None = None, skip_bad: bool = False, model
     rows = load(name).rows(source.file, source.head, Options(model))
     skipped = _Skipped()
     rows.builder.skip = skipped.add if skip_bad else None
-    lines = _consume(source, rows)
+    lines, torn = _consume(source, rows)
     count = skipped.rules.total()
     if not len(rows.builder):
         value = f"{lines} lines, none a request"
         if count:
             value = f"{count} bad lines and no good one, first: {skipped.errors[0]}"
         raise TraceError(source.file, None, "trace", "must hold at least one request", value)
-    notes = rows.finish()
+    notes = torn + rows.finish()
     workload = rows.builder.build(rows.name or _stem(path), name)
     return ReadResult(workload, name, lines, tuple(skipped.errors), count, dict(skipped.rules.most_common()), notes)
 
 
-def _consume(source: Source, rows: Rows) -> int:
+def _consume(source: Source, rows: Rows) -> tuple[int, tuple[str, ...]]:
+    """(lines, a note when the last one was torn off)."""
     builder, row, lines, started = rows.builder, rows.row, 0, False
     for number, line in source.lines():
         lines += 1
@@ -80,10 +81,12 @@ def _consume(source: Source, rows: Rows) -> int:
         except _HeaderError as error:
             raise error.cause from None
         except TraceError as error:
+            if rows.torn_end_is_known and source.unended(number):
+                return lines - 1, (f"line {number} was torn off when its writer was killed: left out",)
             if builder.skip is None:
                 raise
             builder.skip(error)
-    return lines
+    return lines, ()
 
 
 class _HeaderError(Exception):

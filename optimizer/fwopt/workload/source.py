@@ -42,6 +42,15 @@ class TooLong:
     """Stands in for a line over `MAX_LINE_BYTES`, whose text was not kept."""
 
 
+@dataclass(slots=True)
+class _End:
+    """What is known of a file's end while its lines are split."""
+
+    lines: int = 0
+    unended: bool = False
+    """The last line was reached and no line feed closes it."""
+
+
 class Source:
     """One pass over a file's lines, with the first few looked at in advance."""
 
@@ -51,7 +60,8 @@ class Source:
             raise InputError(f"{path}: no such trace; name a JSONL or CSV file, plain, .gz or .zst")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name one trace file")
-        self._lines = _split(_checked_text(_decoded(path), self.file))
+        self._end = _End()
+        self._lines = _split(_checked_text(_decoded(path), self.file), self._end)
         self._first: list[bytes | TooLong] = []
         size = 0
         for line in self._lines:
@@ -62,6 +72,10 @@ class Source:
         if self._first and not any(isinstance(line, bytes) for line in self._first):
             raise TraceError(self.file, 1, "line", LINE_RULE, "a longer one")
         self.head = _head([line for line in self._first if isinstance(line, bytes)])
+
+    def unended(self, number: int) -> bool:
+        """Whether that line, already read, is the last one and no line feed closes it."""
+        return self._end.unended and number == self._end.lines
 
     def lines(self) -> Iterator[tuple[int, bytes | TooLong]]:
         """(line number from 1, line without its end), blank lines left out but counted."""
@@ -121,13 +135,14 @@ def _checked_text(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
     yield from blocks
 
 
-def _split(blocks: Iterator[bytes]) -> Iterator[bytes | TooLong]:
+def _split(blocks: Iterator[bytes], end: _End) -> Iterator[bytes | TooLong]:
     """Lines, over a carry; an over-long line is thrown away as it streams past."""
     with closing(blocks):  # type: ignore[type-var]
         parts: list[bytes] = []
         held = 0
         for block in blocks:
             *lines, rest = block.split(b"\n")
+            end.lines += len(lines)
             for line in lines:
                 if parts or held:
                     held += len(line)
@@ -141,6 +156,7 @@ def _split(blocks: Iterator[bytes]) -> Iterator[bytes | TooLong]:
                 if held > MAX_LINE_BYTES:
                     parts = []
         if held:
+            end.lines, end.unended = end.lines + 1, True
             yield TooLong() if held > MAX_LINE_BYTES else b"".join(parts)
 
 

@@ -29,6 +29,8 @@ class Rows(Protocol):
     builder: Builder
     name: str | None
     """What the trace calls itself, when it does."""
+    torn_end_is_known: bool
+    """The file is written line by line, so an end in the middle of a line is a writer that was killed, no damage."""
 
     def header(self, line: bytes) -> bool:
         """Looks at the first line; True when it was no request."""
@@ -59,6 +61,7 @@ class JsonRows:
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
         self.name: str | None = None
+        self.torn_end_is_known = False
         self.unread: set[str] = set()
 
     def header(self, line: bytes) -> bool:
@@ -104,6 +107,7 @@ class CsvRows:
     def __init__(self, builder: Builder, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
         self.builder = builder
         self.name: str | None = None
+        self.torn_end_is_known = False
         self._required, self._wanted = required, (*required, *optional)
         self.at: dict[str, int] = {}
         self._width = 0

@@ -10,6 +10,7 @@ from pydantic import Field
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.workload.builder import MAX_NAMES, MAX_TOKENS, Builder
 from fwopt.workload.formats.base import JsonRows, Options, TraceFormat
+from fwopt.workload.formats.recorded import OBSERVED, Observed, RecordedRows
 from fwopt.workload.source import Head
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS, strict=True)]
@@ -27,13 +28,19 @@ class WorkloadHeader(Frozen):
     """What the trace is called; the file's name when absent."""
     block_tokens: Tokens | None = None
     """Prompt tokens covered by one entry of `prefix_blocks`; needed when any line has that field."""
+    block_bytes: Tokens | None = None
+    """In place of `block_tokens`: bytes of prompt text covered by one entry. The reader works out the tokens from the
+    lines' `prompt_bytes` and `prompt_tokens`, so shares of the prompt are estimates."""
+    order: Literal["arrival", "completion"] | None = None
+    """`completion`: a recording, written line by line as replies ended. The reader sorts it, and a last line that was
+    torn off is reported and left out."""
 
 
-class WorkloadLine(Frozen):
-    """One request. Lines are in order of arrival; unknown fields are errors."""
+class WorkloadLine(Observed):
+    """One request. Lines are in order of arrival, unless the header says otherwise; unknown fields are errors."""
 
     arrival_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Seconds on any clock; only differences count. Must not decrease from line to line."""
+    """Seconds on any clock; only differences count. Must not decrease from line to line, recordings apart."""
     prompt_tokens: Tokens
     """Tokens of the prompt, chat template included."""
     output_tokens: Tokens
@@ -72,6 +79,7 @@ class OwnRows(JsonRows):
 
     def __init__(self, file: str, head: Head, options: Options) -> None:
         super().__init__(Builder(file, {}))
+        self._recorded = RecordedRows(self.builder)
 
     def header(self, line: bytes) -> bool:
         if b'"schema_version"' not in line:
@@ -90,12 +98,18 @@ class OwnRows(JsonRows):
         if tokens is not None and (type(tokens) is not int or not 1 <= tokens <= MAX_TOKENS):
             bad("block_tokens", f"must be a whole number from 1 to {MAX_TOKENS}", tokens)
         self.name, self.builder.block_tokens = name, tokens or 0
+        self.torn_end_is_known = self._recorded.header(row)
         return True
 
     def row(self, line: bytes) -> None:
         row = self.parse(line)
+        if "left_out" in row:
+            self.unread.clear()
+            return self._recorded.left_out(row)
         if self.unread:
             self._unknown(row)
+        if not OBSERVED.isdisjoint(row):
+            self._recorded.check(row)
         get = row.get
         self.builder.add(
             get("arrival_s"),
@@ -110,6 +124,11 @@ class OwnRows(JsonRows):
             adapter=get("adapter"),
             tools=get("tools"),
         )
+        self._recorded.count(row)
+        return None
+
+    def finish(self) -> tuple[str, ...]:
+        return self._recorded.finish()
 
     def _unknown(self, row: dict[str, object]) -> None:
         field = sorted(self.unread)[0]

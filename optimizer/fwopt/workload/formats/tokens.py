@@ -13,11 +13,11 @@ from fwopt.workload.builder import Builder
 class ChatTokenizer:
     """`tokenizer.json` and the chat template of a model folder, applied as an OpenAI-compatible server does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, option: str = "--model") -> None:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise InputError(
-                f"--model {folder}: must be a folder with tokenizer.json; download the model's tokenizer files"
+                f"{option} {folder}: must be a folder with tokenizer.json; download the model's tokenizer files"
             )
         try:
             from tokenizers import Tokenizer
@@ -32,10 +32,13 @@ class ChatTokenizer:
     def prompt(self, request: dict[str, Any], builder: Builder) -> list[int]:
         """Token ids of the whole prompt, special tokens and generation prompt included."""
         if request.get("messages") is not None:
-            text = self._render(request, builder)
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            return self._encode(self._render(request, builder), special=False)
         prompt = request["prompt"]
-        return list(prompt) if isinstance(prompt, list) else list(self._tokenizer.encode(prompt).ids)
+        return list(prompt) if isinstance(prompt, list) else self._encode(prompt, special=True)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        """As a batch of one: only batches are encoded without the interpreter lock."""
+        return list(self._tokenizer.encode_batch([text], add_special_tokens=special)[0].ids)
 
     def _render(self, request: dict[str, Any], builder: Builder) -> str:
         import jinja2
