@@ -16,6 +16,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "simulate": ("fwopt.cli.simulate:simulate", "Replay a trace on one given deployment."),
     "capacity": ("fwopt.cli.capacity:capacity", "Find how much traffic a deployment bears."),
     "record": ("fwopt.cli.record:record", "Record a trace as a proxy in front of a server."),
+    "verify": ("fwopt.cli.verify:verify", "Replay a plan on a real server: measured beside promised."),
+    "calibrate": ("fwopt.cli.calibrate:calibrate", "Learn this machine's step times from live replays."),
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),

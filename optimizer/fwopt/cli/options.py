@@ -49,6 +49,15 @@ Profiles = Annotated[
         "--profiles", metavar="FOLDER", help="Folder of operator profiles. [default: shipped]", rich_help_panel=_TARGET
     ),
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="What `fwopt calibrate` learnt of this machine. [default: none]",
+        rich_help_panel=_TARGET,
+    ),
+]
 Slos = Annotated[
     list[str] | None,
     typer.Option(

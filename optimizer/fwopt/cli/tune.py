@@ -10,7 +10,7 @@ import typer
 from fwopt.cli import options as o
 from fwopt.errors import InputError, NothingFitsError
 
-_RUN = "Run"
+_RUN, _LIVE = "Run", "Live"
 
 
 def tune(
@@ -23,6 +23,7 @@ def tune(
     price: o.Price = None,
     engine: o.Engine = None,
     profiles: o.Profiles = None,
+    calibration: o.Calibration = None,
     slo: o.Slos = None,
     minimize: o.Minimize = None,
     maximize: o.Maximize = None,
@@ -67,6 +68,25 @@ def tune(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with this run, from its own inputs.", rich_help_panel=_RUN)
     ] = None,
+    live: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Measure the N best and the baseline here; choose by that.", rich_help_panel=_LIVE
+        ),
+    ] = None,
+    live_requests: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Replay N requests in a row that stand for all. [default: all]",
+            rich_help_panel=_LIVE,
+        ),
+    ] = None,
+    live_model: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Weights to load. [default: the model's own]", rich_help_panel=_LIVE),
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Find the deployment that serves a recorded trace best, and write its config files and report.
@@ -77,13 +97,14 @@ def tune(
 
     # None and False by identity: `--rate-scale 0` is a value, to be refused and not forgotten
     given = {n: v for n, v in context.params.items() if v is not None and v is not False and v not in ([], ())}
+    asked = tuning.Live.of(given)
     if resume is not None:
         job, folder, timeout = tuning.resume(resume, trace, given)
     else:
         if trace is None:
             raise InputError("name a trace, for example: fwopt tune workload.jsonl --model Qwen/Qwen3-8B")
         job, folder, timeout = tuning.start(trace, given)
-    plan, written = tuning.run(job, folder, workers=workers, timeout_s=timeout)
+    plan, written = tuning.run(job, folder, workers=workers, timeout_s=timeout, live=asked)
     tuning.show(plan, folder, written, as_json=json)
     if plan.chosen is None and plan.status == "infeasible":
         raise NothingFitsError(tuning.why_nothing(plan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,27 @@ from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.plan import Plan
 
-RESUMABLE = {"trace", "resume", "trials", "timeout", "workers", "json", "profiles"}
+LIVE = {"live", "live_requests", "live_model"}
+RESUMABLE = {"trace", "resume", "trials", "timeout", "workers", "json", "profiles", *LIVE}
 """Flags that may accompany --resume; everything else comes from the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The last rung: how many candidates are measured, on how much of the workload, with which weights."""
+
+    candidates: int
+    requests: int | None
+    model: str | None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Live | None:
+        if "live" not in given:
+            stray = sorted(LIVE & set(given))
+            if stray:
+                raise InputError(f"--{stray[0].replace('_', '-')} goes with --live N; add it, for example --live 3")
+            return None
+        return cls(given["live"], given.get("live_requests"), given.get("live_model"))
 
 
 def merged(settings: Settings, given: dict[str, Any]) -> Settings:
@@ -38,8 +58,9 @@ def merged(settings: Settings, given: dict[str, Any]) -> Settings:
         content["timeout_s"] = given["timeout"]
     if "allow_unmeasured" in given:
         content["allow_unmeasured"] = True
-    if "baseline" in given:
-        content["baseline"] = str(given["baseline"])
+    for name in ("baseline", "calibration"):
+        if name in given:
+            content[name] = str(given[name])
     objective = content["objective"]
     if "slo" in given:
         objective["slos"] = list(given["slo"])
@@ -125,8 +146,11 @@ def resume(run: Path, trace: Path | None, given: dict[str, Any]) -> tuple[Job, R
     return job, folder, given.get("timeout")
 
 
-def run(job: Job, folder: RunFolder, *, workers: int | None, timeout_s: float | None) -> tuple[Plan, list[Path]]:
-    """Search, then write plan, deployment files and reports."""
+def run(
+    job: Job, folder: RunFolder, *, workers: int | None, timeout_s: float | None, live: Live | None = None
+) -> tuple[Plan, list[Path]]:
+    """Search, measure the best on a real server where that was asked for, then write plan, deployment files and
+    reports."""
     from fwopt import deploy, report
 
     stopper = Stopper(timeout_s)
@@ -135,8 +159,23 @@ def run(job: Job, folder: RunFolder, *, workers: int | None, timeout_s: float | 
     with stopper.on_interrupt(), display.shown():
         plan = run_job(job, log, workers=workers, stopper=stopper, on_trial=display.on_trial, on_phase=display.on_phase)
     folder.write_plan(plan)
+    if live is not None and plan.status == "complete":
+        plan = measured(job, plan, folder, live)
+        folder.write_plan(plan)
     written = [*report.write(plan, log.trials, folder.path), *deploy.write(plan, folder.path / "deploy")]
     return plan, [*written, folder.plan_path]
+
+
+def measured(job: Job, plan: Plan, folder: RunFolder, live: Live) -> Plan:
+    """The best candidates and the baseline, replayed one after another on servers started from their own files."""
+    from fwopt.cli.verifying import shown
+    from fwopt.verify.choosing import decide, finalists
+    from fwopt.verify.session import Session, Where
+
+    session = Session(job, plan, folder.path, Where(model=live.model), live.requests)
+    with shown(session):
+        trials = [session.measure(entry, again=False) for entry in finalists(plan, live.candidates)]
+    return decide(plan, trials)
 
 
 def show(plan: Plan, folder: RunFolder, written: Sequence[Path], *, as_json: bool) -> None:

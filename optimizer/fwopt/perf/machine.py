@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import PositiveFloat
 
 from fwopt.errors import InputError
+from fwopt.perf.costs import Costs
 from fwopt.perf.grid import StepGrid
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
-from fwopt.spec.hardware import HardwareSpec
+from fwopt.spec.hardware import DeviceSpec, HardwareSpec
+from fwopt.spec.model import ModelSpec
 
 
 class MachineCalibration(Frozen):
@@ -50,3 +53,52 @@ class MachineCalibration(Frozen):
                 f"{path}: was fitted with {self.engine.name}, the plan is for {engine.name}; "
                 "calibrate with that engine, or leave --calibration out"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedCosts:
+    """Step times of a profile, with what this machine taught."""
+
+    inner: Costs
+    machine: MachineCalibration
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.inner.model
+
+    @property
+    def device(self) -> DeviceSpec:
+        return self.inner.device
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.inner.engine
+
+    def grid(self, candidate: Candidate) -> StepGrid:
+        return self.machine.apply(self.inner.grid(candidate))
+
+
+def uncalibrated(costs: Costs) -> Costs:
+    """The profile's own step times."""
+    return costs.inner if isinstance(costs, CalibratedCosts) else costs
+
+
+def load_machine(path: Path) -> MachineCalibration:
+    """A file that `fwopt calibrate` wrote."""
+    import yaml
+    from pydantic import ValidationError
+
+    advice = "name a file that `fwopt calibrate` wrote"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return MachineCalibration.model_validate(content)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}; name a file that `fwopt calibrate` wrote"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']}; {advice}") from None

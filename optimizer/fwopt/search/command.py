@@ -21,6 +21,7 @@ def command(inputs: RunInputs) -> str:
     if inputs.engine != EngineSpec():
         words += ["--engine", f"{inputs.engine.name}=={inputs.engine.version}"]
     words += ["--profiles", "FOLDER"] * (inputs.profiles is not None)
+    words += ["--calibration", "CALIBRATION.yaml"] * (inputs.machine is not None)
     words += _objective(inputs)
     words += ["--baseline", "CONFIG.yaml"] * (inputs.baseline is not None)
     words += ["--config", "FWOPT.yaml"] * (inputs.overrides != SpaceOverrides())

@@ -11,7 +11,8 @@ from pathlib import Path
 from fwopt import __version__
 from fwopt.errors import InputError, NothingFitsError, RunFolderError
 from fwopt.perf.calibration import load_calibration
-from fwopt.perf.costs import costs_of
+from fwopt.perf.costs import Costs, costs_of
+from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
 from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
@@ -52,7 +53,7 @@ class Job:
     def screens(self) -> tuple[Screen, ...]:
         """Cheapest first. Where the engine's own steps were measured, the roofline has nothing to add."""
         model, objective = self.inputs.model, self.inputs.objective
-        if isinstance(self.evaluator.cost_model, StepProfile):
+        if isinstance(uncalibrated(self.evaluator.cost_model), StepProfile):
             return self.evaluator, QualityScreen(model, objective.max_quality_drop)
         bound = RooflineScreen(model, self.inputs.hardware.device, self.traffic.workload, objective)
         return self.evaluator, bound, QualityScreen(model, objective.max_quality_drop)
@@ -99,6 +100,10 @@ def prepare(
             f"the baseline uses {baseline.parallelism.gpus} GPUs and {hardware.count} are at hand; "
             f"use for example --hardware {hardware.device.name}:{baseline.parallelism.gpus}"
         )
+    machine = None
+    if settings.calibration is not None:
+        machine = load_machine(settings.calibration)
+        machine.require(hardware, engine, settings.calibration)
     inputs = RunInputs(
         fwopt_version=__version__,
         trace=str(trace),
@@ -118,6 +123,7 @@ def prepare(
         allow_unmeasured=settings.allow_unmeasured,
         profiles=str(profiles) if profiles else None,
         notes=(*notes, *((assumed,) if assumed else ())),
+        machine=machine,
         pins=_pins(traffic, model, profile, engine),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
     )
@@ -205,7 +211,9 @@ def _pins(traffic: Traffic, model: ModelSpec, profile: Profile, engine: EngineSp
 
 
 def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile) -> Job:
-    cost = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
+    cost: Costs = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
+    if inputs.machine is not None:
+        cost = CalibratedCosts(cost, inputs.machine)
     evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective)
     baseline = inputs.baseline or default_baseline(
         inputs.space, inputs.model, inputs.hardware.device, evaluator, inputs.engine.name
@@ -213,6 +221,8 @@ def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile) -> Job:
     notes = [*traffic.notes, *inputs.notes]
     if profile.note:
         notes.append(profile.note)
+    if inputs.machine is not None:
+        notes.append(f"step times calibrated by {len(inputs.machine.fitted_on)} live replays (--calibration)")
     if baseline is None:
         notes.append(f"{inputs.engine.name}'s own defaults do not start on this hardware: there is no baseline")
     elif inputs.baseline is not None and (rejected := evaluator.check(baseline)) is not None:

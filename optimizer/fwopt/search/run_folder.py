@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from fwopt.errors import RunFolderError
+from fwopt.perf.machine import MachineCalibration
 from fwopt.search.log import TrialLog
 from fwopt.search.space import SearchSpace, SpaceOverrides
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
@@ -52,6 +53,8 @@ class RunInputs(Frozen):
     """Folder of profiles given by the user."""
     notes: tuple[str, ...] = ()
     """What was assumed while resolving, for the plan."""
+    machine: MachineCalibration | None = None
+    """What live replays taught of this machine, given with --calibration."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""

@@ -58,6 +58,8 @@ class Settings(Frozen):
     """US dollars per GPU and hour; absent: the catalogue's."""
     engine: str | None = None
     """`vllm`, `llamacpp` or `fwopt`, with `==VERSION`; absent: vLLM, at the version fwopt plans for by default."""
+    calibration: Path | None = None
+    """File that `fwopt calibrate` wrote, laid on top of the profile's step times."""
     objective: ObjectiveSettings = ObjectiveSettings()
     search: SpaceOverrides = SpaceOverrides()
     rate_scale: PositiveFloat = 1.0

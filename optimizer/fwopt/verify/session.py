@@ -1,0 +1,176 @@
+"""One candidate on a real server: deployed from the plan's own files, replayed, held against its promise."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from fwopt import deploy
+from fwopt.atomic import written_whole
+from fwopt.errors import InputError, RunFolderError, UnknownNameError
+from fwopt.live import Endpoint, Recorded, Replay, ReplayOptions, replay_sync
+from fwopt.live.servers import SERVERS
+from fwopt.live.servers.base import Launch, Server, ServerError
+from fwopt.report.verification import markdown
+from fwopt.search.job import Job
+from fwopt.spec.candidate import Candidate
+from fwopt.spec.plan import Entry, LiveTrial, Plan
+from fwopt.spec.verification import Verification
+from fwopt.verify.judging import evaluate, verification
+from fwopt.verify.metrics import compared
+from fwopt.verify.promise import Promise
+from fwopt.verify.slices import Chosen, choose_slice
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, requests whose fate is known, requests in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """How the server comes about: an endpoint that is there, or one that is started from exported files."""
+
+    endpoint: Endpoint | None = None
+    model: str | None = None
+    """Weights to load instead of those the files name."""
+    tokenizer: Path | None = None
+    """Prompts are made of its ordinary tokens; None: of ids that are ordinary in every tokenizer known to us."""
+    ready_timeout_s: float = 900.0
+
+
+@dataclass(slots=True)
+class Session:
+    """Live replays of one plan's candidates, all on the same stretch of the workload."""
+
+    job: Job
+    plan: Plan
+    folder: Path
+    """The run folder."""
+    where: Where
+    requests: int | None
+    """Length of the stretch; None: the whole workload."""
+    progress: Progress = lambda what, done, of: None
+    _chosen: Chosen | None = None
+
+    def promise(self, candidate: Candidate) -> Promise:
+        return Promise.of(self.job.evaluator, candidate, compared(self.job.inputs.objective))
+
+    @property
+    def stretch(self) -> Chosen:
+        """Chosen by the simulation of the plan's leader, once."""
+        if self._chosen is None:
+            leader = self.plan.chosen or self.plan.nearest_miss or self.plan.baseline
+            if leader is None:
+                raise RunFolderError(f"{self.folder} holds no deployment to replay (status {self.plan.status})")
+            workload = self.job.traffic.workload
+            self._chosen = choose_slice(workload, self.requests, self.promise(leader.candidate).figures)
+        return self._chosen
+
+    def place(self, candidate: Candidate) -> Path:
+        return self.folder / "live" / candidate.id
+
+    def known(self, candidate: Candidate) -> Verification | None:
+        """An earlier valid replay of the same candidate on the same stretch."""
+        path = self.place(candidate) / VERIFICATION
+        if not path.is_file():
+            return None
+        found = read_verification(path)
+        return found if found.valid and found.slice.digest == self.stretch.workload.digest else None
+
+    def measure(self, entry: Entry, *, again: bool = True) -> LiveTrial:
+        """Deploy, replay and judge; a server that fails is an outcome. `again` False: an earlier replay is taken."""
+        candidate, place = entry.candidate, self.place(entry.candidate)
+        found = None if again else self.known(candidate)
+        if found is None:
+            try:
+                found = self._replayed(entry, place)
+            except ServerError as error:
+                return self._trial(candidate, error.rejected(candidate), None)
+        return self._trial(candidate, evaluate(found, self.job, self._records(place)), found)
+
+    def _trial(self, candidate: Candidate, outcome: Any, found: Verification | None) -> LiveTrial:
+        folder = str(self.place(candidate).relative_to(self.folder))
+        return LiveTrial(candidate=candidate, outcome=outcome, verification=found, folder=folder)
+
+    def _records(self, place: Path) -> Replay:
+        return Replay.load(place / REPLAY)
+
+    def _replayed(self, entry: Entry, place: Path) -> Verification:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / VERIFICATION).unlink(missing_ok=True)
+        if self.where.endpoint is not None:
+            run = self._replay(self.where.endpoint, entry.candidate)
+        else:
+            server = self._server(entry, place)
+            self.progress(f"starting {self.plan.engine.name}: {entry.candidate.label}", 0, 0)
+            with server as endpoint:
+                run = self._replay(endpoint, entry.candidate)
+                if run.rows.offered.any() and not (run.records.status == 0).any():
+                    server.check()  # nothing was answered: the server's own last words say more
+        run.save(place / REPLAY)
+        found = verification(self.plan, self.promise(entry.candidate), self.stretch, run)
+        write_verification(found, place)
+        return found
+
+    def _replay(self, endpoint: Endpoint, candidate: Candidate) -> Replay:
+        options = ReplayOptions(tokenizer=self.where.tokenizer, prefix_caching=candidate.batching.prefix_caching)
+        what = f"replaying on {endpoint.url}: {candidate.label}"
+        return replay_sync(
+            endpoint,
+            self.stretch.workload,
+            Recorded(),
+            options,
+            progress=lambda done, of: self.progress(what, done, of),
+        )
+
+    def _server(self, entry: Entry, place: Path) -> Server:
+        name = self.plan.engine.name
+        if name not in SERVERS:
+            raise UnknownNameError("engine to start", name, SERVERS, hint="name a running server with --server URL")
+        plan = self.plan.model_copy(update={"chosen": entry})
+        deploy.write(plan, place / "deploy")
+        launch = Launch(
+            folder=place / "deploy" / name,
+            scratch=place / "server",
+            model=self.where.model or entry_weights(entry, plan),
+            ready_timeout_s=self.where.ready_timeout_s,
+        )
+        module, _, attribute = SERVERS[name].partition(":")
+        make = cast(Callable[[Launch], Server], getattr(importlib.import_module(module), attribute))
+        return make(launch)
+
+
+def entry_weights(entry: Entry, plan: Plan) -> str | None:
+    """What the exported files do not name: None where they do."""
+    if entry.needs_checkpoint is None:
+        return None
+    raise InputError(
+        f"{entry.candidate.label} needs {entry.needs_checkpoint}; name it with --model, or measure another candidate"
+    )
+
+
+VERIFICATION, REPLAY = "verification.json", "replay.jsonl.gz"
+
+
+def write_verification(found: Verification, place: Path) -> list[Path]:
+    """`verification.json` and `verification.md`."""
+    texts = {VERIFICATION: found.model_dump_json(indent=2) + "\n", "verification.md": markdown(found)}
+    for name, text in texts.items():
+        with written_whole(place / name) as beside:
+            beside.write_text(text, encoding="utf-8")
+    return [place / name for name in texts]
+
+
+def read_verification(path: Path) -> Verification:
+    try:
+        return Verification.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise RunFolderError(f"{path} is no verification that this fwopt reads: {first}") from None
+
+
+def measure_all(session: Session, entries: Sequence[Entry]) -> list[LiveTrial]:
+    """One after another, in the order given; earlier valid replays of the same stretch are taken over."""
+    return [session.measure(entry, again=False) for entry in entries]
