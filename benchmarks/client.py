@@ -2,9 +2,9 @@
 
     python benchmarks/client.py [--rate 1000] [--seconds 60] [--gap 0.02] [--http]
 
-The client is `fwopt.live.replay_sync` in this one process; the stub (benchmarks/client_stub.py) is another, on the same
 The client is `fwopt.live.replay_sync` in this one process; the stub (benchmarks/client_stub.py) is another, on the
-benchmarks/live.md.
+same machine. `--http` compares bare HTTP clients: aiohttp against `fwopt.live.http`. Prints Markdown; what it means is
+in benchmarks/live.md.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from fwopt.errors import FwoptError
 VERBS: dict[str, tuple[str, str]] = {
     "tune": ("fwopt.cli.tune:tune", "Find the best deployment for a recorded trace."),
     "simulate": ("fwopt.cli.simulate:simulate", "Replay a trace on one given deployment."),
+    "replay": ("fwopt.cli.replay:replay", "Send a trace to a running server and measure it."),
     "capacity": ("fwopt.cli.capacity:capacity", "Find how much traffic a deployment bears."),
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
