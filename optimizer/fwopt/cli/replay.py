@@ -87,3 +87,5 @@ def replay(
         Console(highlight=False).print(render(result, slos, traffic.notes))
     if not result.end.complete:
         raise typer.Exit(130)
+    if not result.valid:
+        raise typer.Exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from fwopt.live.identify import complete
 from fwopt.spec.engine import EngineName
 from fwopt.workload.columns import Workload
 
+_APIS: dict[str, Literal["completions", "chat"]] = {"completions": "completions", "chat": "chat"}
 _PLAIN_EVERY_S = 5.0
 _LIVING_EVERY_S = 0.2
 
@@ -76,8 +77,8 @@ def find_endpoint(
     engines: tuple[EngineName, ...] = get_args(EngineName)
     if engine is not None and engine not in engines:
         raise UnknownNameError("engine", engine, engines)
-    if api != "completions" and api != "chat":
-        raise InputError(f"--api must be completions or chat, got '{api}'")
+    if api not in _APIS:
+        raise InputError(f"--api must be {' or '.join(_APIS)}, got '{api}'")
     if urlsplit(url).path.rstrip("/").endswith("/v1"):
         raise InputError(f"--url is the server's address without /v1, got '{url}'")
     key = None
@@ -86,7 +87,7 @@ def find_endpoint(
         if not key:
             raise InputError(f"--api-key-env {key_variable}: no such environment variable, or empty; export it first")
     endpoint = Endpoint(
-        url.rstrip("/"), model or "", engine=engine, api=api, api_key=key, max_context_tokens=max_context
+        url.rstrip("/"), model or "", engine=engine, api=_APIS[api], api_key=key, max_context_tokens=max_context
     )
     return complete(endpoint, named=model is not None)
 
