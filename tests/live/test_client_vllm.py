@@ -107,14 +107,14 @@ def test_text_counts_are_the_traces(vllm: Endpoint) -> None:
 
 
 def test_the_cache_shares_what_the_trace_shares(vllm: Endpoint) -> None:
-    """Six prompts of 128 tokens, each pair sharing its first 96; then the same once more, warm."""
+    """Six prompts of 400 tokens, each pair sharing its first 256, which are two blocks of vLLM's cache on a CPU."""
     blocks = [[10 * (i // 2), 10 * (i // 2) + 1, 100 + i] for i in range(6)]
-    w = workload([0.0] * 6, 128, 4, blocks=blocks, block_tokens=48)
+    w = workload([0.0] * 6, 400, 4, blocks=blocks, block_tokens=128)
     cold = replay_sync(vllm, w, ClosedLoop(concurrency=1), ReplayOptions())
     assert cold.cache.emptied
-    assert cold.rows.cached_usage.tolist() == [0, 96] * 3
+    assert cold.rows.cached_usage.tolist() == [0, 256] * 3
     again = replay_sync(vllm, w, ClosedLoop(concurrency=1), ReplayOptions())
-    assert again.rows.cached_usage.tolist() == [0, 96] * 3, "another salt, nothing left from before"
+    assert again.rows.cached_usage.tolist() == [0, 256] * 3, "another salt, nothing left from before"
     warm = replay_sync(vllm, w, ClosedLoop(concurrency=1), ReplayOptions(cache="warm"))
-    assert np.all(warm.rows.cached_usage == 112), "all but the block that holds the last token"
-    assert summarize(warm.records).cached_prompt_tokens == 6 * 112
+    assert np.all(warm.rows.cached_usage == 384), "every whole block of the cache"
+    assert summarize(warm.records).cached_prompt_tokens == 6 * 384
