@@ -82,3 +82,20 @@ def workload(
             blocks=list(blocks[i]) if blocks is not None else None,
         )
     return builder.build("test", "test")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of whole words with a leading space, as byte-level BPE ends up with, and a few special tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = "abcdefghij"
+    words = [f" {a}{b}{c}" for a in letters for b in letters for c in letters]
+    vocabulary = {w: i for i, w in enumerate(["<unk>", " the", *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(" [a-z]+"), "isolated")
+    made.decoder = decoders.Fuse()
+    made.add_special_tokens(["<unk>", "<s>"])
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    made.save(str(path))
+    return path

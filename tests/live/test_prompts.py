@@ -26,10 +26,7 @@ BLOCK = 4
 def traces(draw: st.DrawFn) -> Workload:
     """Requests with chains of blocks from a small alphabet, so that many share prefixes of every length."""
     chains = draw(st.lists(st.lists(st.integers(0, 2), max_size=5), min_size=1, max_size=12))
-    prompts = [
-        draw(st.integers(max((len(c) - 1) * BLOCK + 1, 1), len(c) * BLOCK + draw(st.integers(0, 9)) + 1))
-        for c in chains
-    ]
+    prompts = [draw(st.integers(max((len(c) - 1) * BLOCK + 1, 1), len(c) * BLOCK + 9)) for c in chains]
     return workload(range(len(chains)), prompts, blocks=chains, block_tokens=BLOCK)
 
 

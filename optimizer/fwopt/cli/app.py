@@ -14,6 +14,7 @@ from fwopt.errors import FwoptError
 VERBS: dict[str, tuple[str, str]] = {
     "tune": ("fwopt.cli.tune:tune", "Find the best deployment for a recorded trace."),
     "simulate": ("fwopt.cli.simulate:simulate", "Replay a trace on one given deployment."),
+    "replay": ("fwopt.cli.replay:replay", "Send a trace to a running server and measure it."),
     "capacity": ("fwopt.cli.capacity:capacity", "Find how much traffic a deployment bears."),
     "record": ("fwopt.cli.record:record", "Record a trace as a proxy in front of a server."),
     "verify": ("fwopt.cli.verify:verify", "Replay a plan on a real server: measured beside promised."),

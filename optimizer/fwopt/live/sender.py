@@ -93,10 +93,18 @@ class Sender:
         self.beat_lags_s.append(max(now - self._next_beat, 0.0))
         self._next_beat = now + BEAT_S
         self._beat_handle = self._loop.call_later(BEAT_S, self._beat)
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_S
-            self._sweep()
-        self._on_beat()
+        try:
+            if now >= self._next_sweep:
+                self._next_sweep = now + SWEEP_S
+                self._sweep()
+            self._on_beat()
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """End the run with an error of the client's own: in a callback it would only be logged."""
+        if not self._done.done():
+            self._done.set_exception(error)
 
     def _sweep(self) -> None:
         now = perf_counter()
@@ -126,9 +134,8 @@ class Sender:
                 self._soon()
             elif wait_s < math.inf:
                 self._timer = self._loop.call_later(max(wait_s, 0.0), self._pump)
-        except Exception as error:  # ends the run with the error itself instead of a silent halt
-            if not self._done.done():
-                self._done.set_exception(error)
+        except Exception as error:
+            self._break(error)
 
     def _send_due(self) -> None:
         while len(self._in_flight) < self._concurrency:
@@ -151,11 +158,17 @@ class Sender:
         if connection is None:
             task = self._loop.create_task(self._open_and_send(exchange, message))
             self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            task.add_done_callback(self._opened)
             return
         rows.connected_s[request] = rows.started_s[request]
         exchange.connection = connection
         connection.send(message, exchange)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._break(error)
 
     async def _open_and_send(self, exchange: Exchange, message: bytes) -> None:
         try:
