@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fwopt.record.recorder import Recorder
 
 
+_HEAD_START_S = 0.001
+"""A request is on its way to the server before its prompt is hashed."""
+
+
 class Exchange:
     """One request and its reply. Nothing it does may keep the bytes from passing."""
 
@@ -34,7 +38,13 @@ class Exchange:
         self._events, self._body = Events(), bytearray()
         self._decoder: Decoder | None = None
         self._finished = False
-        self._analysis = asyncio.ensure_future(self._analyse())
+        self._analysis: asyncio.Future[None] | None = None
+        asyncio.get_running_loop().call_later(_HEAD_START_S, self._begin_analysis)
+
+    def _begin_analysis(self) -> asyncio.Future[None]:
+        if self._analysis is None:
+            self._analysis = asyncio.ensure_future(self._analyse())
+        return self._analysis
 
     async def _analyse(self) -> None:
         """While the server works: blocks of the prompt, and the turn that this one continues."""
@@ -87,10 +97,7 @@ class Exchange:
         """Read along; what is to be passed on. The line is written before the client sees the reply's end."""
         passed = chunk
         if self._kind != "unread":
-            plain: bytes | None = chunk
-            with self._recorder.guard("a reply"):
-                plain = None
-                plain = self._decoder.decompress(chunk) if self._decoder else b""
+            plain = self._plain(chunk)
             if plain is None:
                 self._kind = "unread"
             elif self._kind == "body":
@@ -101,6 +108,14 @@ class Exchange:
         if last or self._reply.ended:
             self.finish()
         return passed
+
+    def _plain(self, chunk: bytes) -> bytes | None:
+        assert self._decoder is not None
+        try:
+            return self._decoder.decompress(chunk)
+        except Exception as error:
+            self._recorder.failed("a reply", error)
+            return None
 
     def _collect(self, plain: bytes) -> None:
         if not self._body:
@@ -116,8 +131,10 @@ class Exchange:
             only_usage = False
             if data:
                 before = reply.chunks
-                with self._recorder.guard("an event"):
+                try:
                     only_usage = reply.event(data)
+                except Exception as error:
+                    self._recorder.failed("an event", error)
                 if not before and reply.chunks:
                     self._first()
             if not (only_usage and self._withhold):
@@ -147,13 +164,14 @@ class Exchange:
             with self._recorder.guard("a reply"):
                 self._reply.body(bytes(self._body))
             self._body.clear()
-        if self._analysis.done():
+        analysis = self._begin_analysis()
+        if analysis.done():
             self._write()
         else:
-            self._recorder.later(self._write_once_analysed())
+            self._recorder.later(self._write_after(analysis))
 
-    async def _write_once_analysed(self) -> None:
-        await self._analysis
+    async def _write_after(self, analysis: asyncio.Future[None]) -> None:
+        await analysis
         self._write()
 
     def _write(self) -> None:

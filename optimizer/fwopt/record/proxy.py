@@ -130,7 +130,7 @@ class Proxy:
             if writer is not None and upstream.content_type == "text/event-stream":
                 writer.send_headers()  # now, not with the first event
             expected, come = upstream.content_length, 0
-            async for chunk in _chunks(upstream):
+            while chunk := await _next(upstream):
                 come += len(chunk)
                 passed = chunk if exchange is None else exchange.feed(chunk, come == expected)
                 if passed:
@@ -218,17 +218,12 @@ class _UpstreamBrokeError(Exception):
     """The server's reply ended before its end."""
 
 
-async def _chunks(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The body as it comes; a broken one is told apart from a client that went away."""
-    chunks = upstream.content.iter_any()
-    while True:
-        try:
-            chunk = await anext(chunks, None)
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            raise _UpstreamBrokeError from None
-        if chunk is None:
-            return
-        yield chunk
+async def _next(upstream: aiohttp.ClientResponse) -> bytes:
+    """More of the body, empty at its end; a broken one is told apart from a client that went away."""
+    try:
+        return await upstream.content.readany()
+    except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        raise _UpstreamBrokeError from None
 
 
 def _api(request: web.BaseRequest) -> Api | None:

@@ -128,8 +128,11 @@ class Recorder:
         try:
             yield
         except Exception as error:
-            self.counts.unread += 1
-            self.report(f"{what} passed through but could not be recorded", error)
+            self.failed(what, error)
+
+    def failed(self, what: str, error: Exception) -> None:
+        self.counts.unread += 1
+        self.report(f"{what} passed through but could not be recorded", error)
 
     def report(self, what: str, error: Exception) -> None:
         """A bug, said once, without the values in its message."""

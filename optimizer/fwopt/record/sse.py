@@ -16,6 +16,9 @@ class Events:
 
     def feed(self, chunk: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(the event's bytes as they came, its data); data is empty where an event carries none."""
+        if not self._rest and chunk.endswith(b"\n\n") and chunk.startswith(b"data: ") and chunk.count(b"\n") == 2:
+            yield chunk, chunk[6:-2]  # one whole event: the usual case
+            return
         held = self._rest + chunk if self._rest else chunk
         start = 0
         for end in _END.finditer(held):
