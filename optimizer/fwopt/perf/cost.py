@@ -128,6 +128,8 @@ class CostModel:
             prefill_in_graphs=o.prefill_in_graphs,
             request_s=o.request_s,
             prompt_token_s=o.prompt_token_s,
+            front_s=o.front_s,
+            chunk_s=o.chunk_s,
         )
 
     def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:
@@ -185,7 +187,8 @@ class CostModel:
         tokens, hidden = self.tokens, self.model.hidden_size
         total, kernels = self._elementwise(2 * 2.0 * hidden), 1
         for group in self.model.layers:
-            layer = shapes.layer(self.model, group, q, p)
+            fused = shapes.fuses_shared_expert(self.engine.name, group, p)
+            layer = shapes.layer(self.model, shapes.with_shared_expert_routed(group) if fused else group, q, p)
             total += self._layer(layer) * group.count
             kernels += layer.kernels * group.count
             if group.attention.kind == "mla":
