@@ -100,7 +100,7 @@ def vocabulary(model: ModelSpec, tp: int) -> int:
 
 def fuses_shared_expert(engine: str, group: LayerGroup, parallelism: Parallelism) -> bool:
     """SGLang computes DeepSeek-V3's and R1's shared expert as a 257th routed one that every token takes
-    (`determine_num_fused_shared_experts` in its models/deepseek_v2.py, 0.5.3 to 0.5.9; not under expert parallelism)."""
+    (`determine_num_fused_shared_experts` in its models/deepseek_v2.py, 0.5.8; not under expert parallelism)."""
     mlp = group.mlp
     return (
         engine == "sglang"

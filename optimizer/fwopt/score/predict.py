@@ -10,18 +10,20 @@ from fwopt.errors import FwoptError
 from fwopt.metrics import summarize
 from fwopt.perf.calibration import Calibration, load_calibration
 from fwopt.perf.cost import CostModel
-from fwopt.perf.memory import KvCapacity, kv_capacity
-from fwopt.perf.store import Profile, load_profile
-from fwopt.score.case import Case, Unscored
-from fwopt.score.effects import (
-    UNLIMITED_BLOCKS,
+from fwopt.perf.effects import (
+    blocks_without,
     calibration_without,
     candidate_without,
     grid_without,
+    model_without,
     priors_without,
 )
+from fwopt.perf.memory import KvCapacity, kv_capacity
+from fwopt.perf.store import Profile, load_profile
+from fwopt.score.case import Case, Unscored
 from fwopt.score.load import make_workload
 from fwopt.sim import simulate
+from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
 from fwopt.sim.state import MIXED, PREFILL_FIRST
 from fwopt.spec.engine import EngineSpec
@@ -73,7 +75,9 @@ class CostModels:
             if key not in self._built:
                 used = calibration_without(self._calibration or load_calibration(case.engine.name), self.off)
                 profile, priors = _profile(case.device, case.engine), priors_without(self.off)
-                self._built[key] = CostModel(*key, profile, priors=priors, calibration=used)
+                self._built[key] = CostModel(
+                    *key, profile, priors=priors, calibration=used, eager_all_reduce="eager-all-reduce" not in self.off
+                )
             return self._built[key]
 
 
@@ -96,6 +100,7 @@ def _least_it_started_with(case: Case, refused: Rejected) -> KvCapacity | Reject
 
 def predict(case: Case, models: CostModels) -> Prediction | Unscored:
     """Simulate the row's own load under its engine's own scheduling."""
+    case = replace(case, model=model_without(case.model, models.off))
     try:
         cost = models.of(case)
     except FwoptError as error:
@@ -116,16 +121,18 @@ def predict(case: Case, models: CostModels) -> Prediction | Unscored:
     if not case.async_scheduling:  # the host's work of a step comes between steps
         serial_s = grid.serial_s + grid.step_cpu_s
         grid = replace(grid, async_scheduling=False, serial_s=serial_s, step_cpu_s=0.0)
-    off = models.off
+    off, tp = models.off, case.candidate.parallelism.tp
+    blocks, sequence_blocks = blocks_without(fit, off, case.model, tp)
     result = simulate(
         workload,
-        grid_without(grid, off),
-        UNLIMITED_BLOCKS if "kv-limit" in off else fit.blocks,
+        grid_without(grid, off, case.model, tp),
+        blocks,
         candidate_without(case.candidate, off),
         case.candidate.batching.max_model_len or case.model.max_context_tokens,
         policy=PREFILL_FIRST if case.engine.name == "sglang" and "prefill-first" not in off else MIXED,
         concurrency=case.load.concurrency if case.load.kind == "closed" else None,
-        sequence_blocks=fit.sequence_blocks,
+        sequence_blocks=sequence_blocks,
+        left_out=LeftOut.of(off),
         reservation=Reservation() if case.engine.name == "sglang" and "reservation" not in off else None,
     )
     metrics = summarize(result.records)

@@ -138,6 +138,11 @@ def admit(sim: Sim, r: int, most: int) -> int:
     reference_found(sim, r, s, found, tokens)
     take(sim, r, limits.sequence_blocks)
     slot.computed, slot.joined = tokens, -1
+    if slot.preempted > 0 and not limits.recomputing:
+        kept = slot.target - 1
+        take(sim, r, max(blocks(kept, limits.block_size) - blocks(tokens, limits.block_size), 0))
+        slot.computed = max(kept, tokens)
+        publish(sim, r, s)
     if math.isnan(slot.scheduled):
         slot.scheduled = replica.clock
         slot.hit = tokens

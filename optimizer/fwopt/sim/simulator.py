@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fwopt.errors import InputError
 from fwopt.metrics.records import FINISHED, REJECTED_CONTEXT, REJECTED_KV, UNFINISHED, Records
 from fwopt.perf.grid import StepGrid
+from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
 from fwopt.sim.run import LEAST_REQUESTS, ROUND_ROBIN, drain, run_closed, run_open
 from fwopt.sim.state import MIXED
@@ -21,6 +22,8 @@ from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
 from fwopt.spec.provenance import ProvenanceShares
 from fwopt.workload.columns import Workload
 
+Tokens = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""(prompt, output, allowed)"""
 ROUTERS: dict[RouterPolicy, int] = {"round_robin": ROUND_ROBIN, "least_requests": LEAST_REQUESTS}
 
 
@@ -57,6 +60,7 @@ def simulate(
     concurrency: int | None = None,
     sequence_blocks: int = 0,
     reservation: Reservation | None = None,
+    left_out: LeftOut = LeftOut(),
 ) -> SimResult:
     """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
 
@@ -73,13 +77,13 @@ def simulate(
     sim = build(
         workload, grid, kv_blocks, candidate, policy,
         slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
-        reservation=reservation,
+        reservation=reservation, left_out=left_out,
     )  # fmt: skip
     offsets, ids_kept = id_offsets(workload, chosen, candidate.batching.prefix_caching)
     sim = sim._replace(ids=ids_kept)
     arrival = workload.arrival_s[chosen].copy()
     load = (arrival, *tokens(workload, chosen, max_context), offsets, chosen)
-    compile_s = _compile(sim, load, closed=concurrency is not None)
+    compile_s = _compile(sim, closed=concurrency is not None)
     if concurrency is None:
         run_open(sim, ROUTERS[candidate.router], *load, 0)
         drain(sim)
@@ -92,14 +96,14 @@ def simulate(
     return SimResult(records=records, wall_s=took - compile_s, compile_s=compile_s, **totals(sim, grid, span))
 
 
-def _compile(sim: Any, load: tuple[NDArray[Any], ...], *, closed: bool) -> float:
+def _compile(sim: Any, *, closed: bool) -> float:
     """Seconds that a call of the loop takes with nobody to serve."""
     started = time.perf_counter()
-    nobody = tuple(column[:0] for column in load)
+    arrival, none = np.zeros(0), np.zeros(0, dtype=np.int64)
     if closed:
-        run_closed(sim, 1, *nobody)
+        run_closed(sim, 1, arrival, none, none, none, none, none)
     else:
-        run_open(sim, ROUND_ROBIN, *nobody, 0)
+        run_open(sim, ROUND_ROBIN, arrival, none, none, none, none, none, 0)
         drain(sim)
     return time.perf_counter() - started
 
@@ -130,7 +134,7 @@ def admissible(workload: Workload, block_size: int, kv_blocks: int, max_context:
     return status
 
 
-def tokens(workload: Workload, chosen: NDArray[np.int64], max_context: int) -> tuple[NDArray[np.int64], ...]:
+def tokens(workload: Workload, chosen: NDArray[np.int64], max_context: int) -> Tokens:
     """(prompt, output, allowed) of the chosen requests; without max_tokens the context is the limit."""
     prompt, output, most = (
         column[chosen].astype(np.int64)

@@ -45,6 +45,9 @@ LIMITS = np.dtype(
         ("ratio_decay", "f8"),
         ("reserve_most", "i8"),
         ("retract_steps", "i8"),
+        ("evicting", "i8"),  # these three: 0 leaves out what they name
+        ("recomputing", "i8"),
+        ("over_context", "i8"),
         ("edge0_log", "f8"),
         ("bins_per_log", "f8"),
     ]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwopt.perf.grid import StepGrid
+from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
 from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
 from fwopt.spec.candidate import Candidate
@@ -62,6 +63,7 @@ def build(
     closed: bool,
     sequence_blocks: int = 0,
     reservation: Reservation | None = None,
+    left_out: LeftOut = LeftOut(),
 ) -> Sim:
     """Arrays for `slots` requests in flight at once."""
     batching, replicas = candidate.batching, candidate.parallelism.replicas
@@ -89,6 +91,9 @@ def build(
         grid.chunk_s,
         grid.request_s,
         *_reserving(reservation),
+        not left_out.eviction,
+        not left_out.recompute,
+        not left_out.context,
         math.log(GAP_EDGES_S[0]),
         _GAP_BINS / math.log(GAP_EDGES_S[-1] / GAP_EDGES_S[0]),
     )
