@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from fwopt.metrics.records import FINISHED
 from fwopt.sim import simulate
+from fwopt.sim.reserve import Reservation
+from fwopt.sim.state import PREFILL_FIRST
 from fwopt.spec.candidate import Batching, Candidate, Parallelism
 
 SETTINGS = settings(
@@ -41,13 +43,12 @@ def limits(draw: st.DrawFn) -> tuple[Batching, int]:
     return batching, draw(st.sampled_from([46, 60, 100, 4000]))
 
 
-def _compare(result, expected, grid) -> None:
+def _compare(result, expected) -> None:
     records = result.records
     assert (records.status == FINISHED).all()
-    api = grid.request_s + records.prompt_tokens * grid.prompt_token_s
     np.testing.assert_allclose(records.scheduled_s, [r.scheduled for r in expected], rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(records.first_token_s - api, [r.first for r in expected], rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(records.finish_s - api, [r.finish for r in expected], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(records.first_token_s, [r.first for r in expected], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(records.finish_s, [r.finish for r in expected], rtol=1e-9, atol=1e-9)
     assert records.preemptions.tolist() == [r.preempted for r in expected]
     assert records.cached_tokens.tolist() == [r.hit for r in expected]
 
@@ -59,12 +60,17 @@ def _compare(result, expected, grid) -> None:
     captured=st.booleans(),
     ahead=st.booleans(),
     host=st.sampled_from([0.0, 1e-3, 2e-3]),
+    front=st.sampled_from([0.0, 2e-4, 3e-2]),
+    chunk=st.sampled_from([0.0, 1e-5, 3e-3]),
 )
-def test_same_history_without_prefixes(load, limit, captured, ahead, host, make_workload, make_grid, reference):
+def test_same_history_without_prefixes(
+    load, limit, captured, ahead, host, front, chunk, make_workload, make_grid, reference
+):
     batching, blocks = limit
-    workload, grid = make_workload(**load), make_grid(captured=captured, host=host, lookahead=ahead)
+    grid = make_grid(captured=captured, host=host, lookahead=ahead, front=front, chunk=chunk)
+    workload = make_workload(**load)
     result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
-    _compare(result, reference(workload, grid, blocks, batching, prefix=False), grid)
+    _compare(result, reference(workload, grid, blocks, batching, prefix=False))
 
 
 @SETTINGS
@@ -73,7 +79,28 @@ def test_same_history_with_a_prefix_cache(load, limit, make_workload, make_grid,
     batching, blocks = limit
     workload, grid = make_workload(**load), make_grid()
     result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
-    _compare(result, reference(workload, grid, blocks, batching, prefix=True), grid)
+    _compare(result, reference(workload, grid, blocks, batching, prefix=True))
+
+
+@SETTINGS
+@given(
+    load=traffic(shared=True),
+    limit=limits(),
+    reserving=st.booleans(),
+    most=st.sampled_from([30, 4096]),
+    excess=st.lists(st.integers(0, 200), min_size=25, max_size=25),
+    front=st.sampled_from([0.0, 3e-2]),
+)
+def test_same_history_prompts_first(load, limit, reserving, most, excess, front, make_workload, make_grid, reference):
+    """SGLang: prompts stop all decoding; with and without its admission by reservation."""
+    batching, blocks = limit
+    allowed = [output + more for output, more in zip(load["output"], excess, strict=False)]
+    workload, grid = make_workload(**load, allowed=allowed), make_grid(front=front)
+    rule = Reservation(decay_steps=40, most_tokens=most) if reserving else None
+    result = simulate(
+        workload, grid, blocks, Candidate(batching=batching), 1 << 20, policy=PREFILL_FIRST, reservation=rule
+    )
+    _compare(result, reference(workload, grid, blocks, batching, prefix=True, prefill_first=True, rule=rule))
 
 
 def test_preemption_is_exercised(make_workload, make_grid, reference):
@@ -83,7 +110,17 @@ def test_preemption_is_exercised(make_workload, make_grid, reference):
     grid = make_grid()
     result = simulate(workload, grid, 46, Candidate(batching=batching), 1 << 20)
     assert result.preemptions > 0
-    _compare(result, reference(workload, grid, 46, batching, prefix=False), grid)
+    _compare(result, reference(workload, grid, 46, batching, prefix=False))
+
+
+def test_retraction_is_exercised(make_workload, make_grid, reference):
+    """Clients that allow little more than they get: the reservation decays, then the cache runs out."""
+    workload = make_workload([0.0] * 12, [20] * 12, [200] * 12, allowed=[201] * 12)
+    batching, grid = Batching(max_num_seqs=64, max_num_batched_tokens=512, block_size=BLOCK), make_grid()
+    rule = Reservation(first=0.1, least=0.01, decay_steps=20)
+    result = simulate(workload, grid, 70, Candidate(batching=batching), 1 << 20, policy=PREFILL_FIRST, reservation=rule)
+    assert result.preemptions > 0
+    _compare(result, reference(workload, grid, 70, batching, prefix=False, prefill_first=True, rule=rule))
 
 
 def test_replicas_are_independent_copies(make_workload, make_grid):

@@ -22,7 +22,7 @@ def run_score(
     """Score, or refit, and print."""
     from rich.console import Console
 
-    from fwopt.score.effects import parse_effects
+    from fwopt.perf.effects import parse_effects
     from fwopt.score.refit import cross_validate, leave_models_out, refit_all
     from fwopt.score.render import render
     from fwopt.score.run import score

@@ -34,6 +34,9 @@ def simulate(
     request: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Show the life of request N (0 is the first).")
     ] = None,
+    without: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Effects to leave out, to see what they are worth.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """What a deployment would do with this trace: latencies, limits kept, cost, and how the numbers are known."""
@@ -47,6 +50,7 @@ def simulate(
         rate_scale=1.0 if rate_scale is None else rate_scale,
         slos=slo or [], price=price, format=format, skip_bad=skip_bad, only_model=only_model, profiles=profiles,
         engine=engine,
+        without=without,
     )  # fmt: skip
     result, evaluation = case.run()
     if records is not None:

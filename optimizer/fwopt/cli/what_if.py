@@ -46,11 +46,15 @@ def prepare_what_if(
     skip_bad: bool,
     only_model: str | None,
     profiles: Path | None,
+    without: str | None = None,
     engine: str | None = None,
 ) -> WhatIf:
     """Resolve trace, model, hardware and candidate; refuse what would not start, with need and have."""
     from fwopt.deploy import vllm_config
-    from fwopt.perf.costs import costs_of
+    from fwopt.perf.calibration import load_calibration
+    from fwopt.perf.cost import CostModel
+    from fwopt.perf.costs import Costs, costs_of
+    from fwopt.perf.effects import calibration_without, model_without, parse_effects, priors_without
     from fwopt.perf.store import load_profile
     from fwopt.search.job import engine_defaults, resolve_model
     from fwopt.search.settings import Settings, resolve_engine
@@ -68,7 +72,9 @@ def prepare_what_if(
     read = vllm_config.read(config, replicas=replicas) if config is not None else None
     traffic = load_traffic(trace, format=format, skip_bad=skip_bad, only_model=only_model, rate_scale=rate_scale)
     settings = Settings(model=model or (read.model if read is not None else None))
+    off = parse_effects(without)
     spec, recorded = resolve_model(settings, traffic)
+    spec = model_without(spec, off)
     gpus = load_hardware(hardware, price)
     chosen_engine = resolve_engine(engine, gpus.device, profiles)
     if read is not None:
@@ -87,12 +93,19 @@ def prepare_what_if(
             f"for example --hardware {gpus.device.name}:{candidate.parallelism.gpus}"
         )
     profile = load_profile(gpus.device, chosen_engine, profiles)
-    costs = costs_of(spec, gpus.device, chosen_engine, profile)
-    evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective)
+    costs: Costs = costs_of(spec, gpus.device, chosen_engine, profile)
+    if isinstance(costs, CostModel):
+        costs = CostModel(
+            spec, gpus.device, chosen_engine, profile, priors=priors_without(off),
+            calibration=calibration_without(load_calibration(chosen_engine.name), off),
+            eager_all_reduce="eager-all-reduce" not in off,
+        )  # fmt: skip
+    evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective, off)
     fit = evaluator.capacity(candidate)
     if isinstance(fit, Rejected):
         amounts = f": needs {fit.need:,.0f}, has {fit.have:,.0f} {fit.unit}" if fit.need and fit.have else ""
         raise NothingFitsError(f"{spec.name} does not start like this: {fit.reason}{amounts}")
     notes = [*traffic.notes, *([recorded] if recorded else []), *([profile.note] if profile.note else [])]
     notes += read.notes if read is not None else ()
+    notes += [f"left out: {', '.join(sorted(off))}"] if off else []
     return WhatIf(candidate, evaluator, fit, tuple(notes))

@@ -76,13 +76,16 @@ class CostModel:
         overheads: Overheads | None = None,
         priors: Priors | None = None,
         calibration: Calibration | None = None,
+        eager_all_reduce: bool = True,
     ) -> None:
-        """`calibration` None: the shipped one of this engine; `Calibration(engine=…)` switches it off."""
+        """`calibration` None: the shipped one of this engine; `Calibration(engine=…)` switches it off.
+        `eager_all_reduce` False: all-reduce outside CUDA graphs is as fast as in them."""
         self.model, self.device, self.engine, self.profile = model, device, engine, profile
         self.calibration = calibration or load_calibration(engine.name)
         stated = overheads or load_overheads(engine.name)
         self.overheads = stated.model_copy(update=self.calibration.overheads)
         self.priors = priors or load_priors()
+        self._outside_graphs = "eager" if eager_all_reduce else "graph"
         self._cache: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.RLock()
         self.tokens = _token_axis(self._gemm.rows)
@@ -128,6 +131,8 @@ class CostModel:
             prefill_in_graphs=o.prefill_in_graphs,
             request_s=o.request_s,
             prompt_token_s=o.prompt_token_s,
+            front_s=o.front_s,
+            chunk_s=o.chunk_s,
         )
 
     def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:
@@ -185,7 +190,8 @@ class CostModel:
         tokens, hidden = self.tokens, self.model.hidden_size
         total, kernels = self._elementwise(2 * 2.0 * hidden), 1
         for group in self.model.layers:
-            layer = shapes.layer(self.model, group, q, p)
+            fused = shapes.fuses_shared_expert(self.engine.name, group, p)
+            layer = shapes.layer(self.model, shapes.with_shared_expert_routed(group) if fused else group, q, p)
             total += self._layer(layer) * group.count
             kernels += layer.kernels * group.count
             if group.attention.kind == "mla":
@@ -198,7 +204,7 @@ class CostModel:
         total += Timed.of(np.full(len(tokens), kernels * self.overheads.kernel_gap_s), BOUND)
         reductions = 2 * self.model.layer_count + 1
         graph = total + self._communicate("graph", p.tp, tokens * hidden) * reductions
-        eager = total + self._communicate("eager", p.tp, tokens * hidden) * reductions
+        eager = total + self._communicate(self._outside_graphs, p.tp, tokens * hidden) * reductions
         floor = least.token_s(tokens)  # a fitted factor below one may not undercut the roofline; below likewise
         return graph.at_least(floor, BOUND), eager.at_least(np.maximum(kernels * self.overheads.launch_s, floor), BOUND)
 

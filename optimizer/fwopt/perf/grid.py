@@ -65,15 +65,19 @@ class StepGrid:
     serial_s: float
     """Host time per step that does not overlap."""
     request_s: float
-    """API, tokenising and detokenising delay added to a request's first token, outside the engine loop."""
+    """A request's way through the API to the engine, in which nobody waits for it."""
     prompt_token_s: float
-    """The same, per prompt token."""
+    """The API server's own time per prompt token (tokenizing); requests wait for one another."""
     sequence_serial_s: float = 0.0
     """Host time per scheduled sequence and step that does not overlap."""
     prefill_step_s: float = 0.0
     """Host time that does not overlap, per step that computes prompt chunks."""
     prefill_in_graphs: bool = True
     """Steps with prompt chunks replay captured graphs up to the largest size (vLLM); False: eager (SGLang)."""
+    front_s: float = 0.0
+    """The API server's own time per request (HTTP, parsing, templates); requests wait for one another."""
+    chunk_s: float = 0.0
+    """The API server's own time per token sent back (detokenizing, streaming), in the same queue."""
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""
 

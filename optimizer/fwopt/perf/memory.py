@@ -96,8 +96,9 @@ def kv_capacity(
 ) -> KvCapacity | Rejected:
     """Blocks that the engine would allocate, or why it would not start.
 
-    SGLang's `mem_fraction_static` (here `gpu_memory_utilization`) covers weights and KV cache alone: activations and
-    CUDA graphs live in the rest.
+    SGLang's `mem_fraction_static` (here `gpu_memory_utilization`) is a share of what is free once CUDA and NCCL are up,
+    and covers weights and KV cache alone: activations and CUDA graphs live in the rest (`profile_max_num_token` in its
+    model_executor, 0.5.8).
     """
     parallelism, batching = candidate.parallelism, candidate.batching
     broken = valid_parallelism(model, candidate.quantization, parallelism)
@@ -106,17 +107,18 @@ def kv_capacity(
     if engine.name == "llamacpp" or device.kind == "cpu":
         return _host_capacity(model, device, candidate, engine)
     many = "many" if parallelism.gpus_per_replica > 1 else "one"
-    requested = int(device.memory_bytes * batching.gpu_memory_utilization)
+    vllm = engine.name == "vllm"
     free = device.memory_bytes - CONTEXT_BYTES[many]
+    requested = int((device.memory_bytes if vllm else free) * batching.gpu_memory_utilization)
     if requested > free:
         return _too_big(
             candidate, "gpu_memory_utilization leaves no room for the CUDA context and NCCL", requested, free
         )
     weights = weight_bytes(model, candidate.quantization, parallelism)
-    vllm = engine.name == "vllm"
     activation = activation_bytes(model, candidate) if vllm else 0
     graphs = graph_bytes(model, candidate, engine) if vllm else 0
-    used = weights + activation + graphs + NON_TORCH_BYTES[many]
+    non_torch = NON_TORCH_BYTES[many] if vllm else 0
+    used = weights + activation + graphs + non_torch
     layout = kv_layout(model, candidate.kv_dtype, parallelism)
     pool = requested - used
     least = used + batching.block_size * (layout.full + layout.sliding)
@@ -136,7 +138,7 @@ def kv_capacity(
         weight_bytes_per_gpu=weights,
         activation_bytes=activation,
         graph_bytes=graphs,
-        non_torch_bytes=NON_TORCH_BYTES[many],
+        non_torch_bytes=non_torch,
         kv_bytes_per_gpu=pool,
     )
 

@@ -95,6 +95,10 @@ class Overheads(Frozen):
     request_s_why: str
     prompt_token_s: NonNegativeFloat
     prompt_token_s_why: str
+    front_s: NonNegativeFloat = 0.0
+    front_s_why: str = "not known"
+    chunk_s: NonNegativeFloat = 0.0
+    chunk_s_why: str = "not known"
     launch_s: NonNegativeFloat
     """Host time to launch one kernel outside a CUDA graph; eager steps cannot be faster than their launches."""
     launch_s_why: str

@@ -98,6 +98,27 @@ def vocabulary(model: ModelSpec, tp: int) -> int:
     return round_up(model.vocab_size, VOCAB_PADDING) // tp
 
 
+def fuses_shared_expert(engine: str, group: LayerGroup, parallelism: Parallelism) -> bool:
+    """SGLang computes DeepSeek-V3's and R1's shared expert as a 257th routed one that every token takes
+    (`determine_num_fused_shared_experts` in its models/deepseek_v2.py, 0.5.8; not under expert parallelism)."""
+    mlp = group.mlp
+    return (
+        engine == "sglang"
+        and mlp.kind == "moe"
+        and group.attention.kind == "mla"
+        and (mlp.experts, mlp.shared_intermediate_size) == (256, mlp.expert_intermediate_size)
+        and not parallelism.ep
+    )
+
+
+def with_shared_expert_routed(group: LayerGroup) -> LayerGroup:
+    """The same layer with its shared expert among the routed ones."""
+    mlp = group.mlp
+    assert mlp.kind == "moe"
+    fused = {"experts": mlp.experts + 1, "experts_per_token": mlp.experts_per_token + 1}
+    return group.model_copy(update={"mlp": mlp.model_copy(update={**fused, "shared_intermediate_size": None})})
+
+
 def layer(model: ModelSpec, group: LayerGroup, quantization: Quantization, parallelism: Parallelism) -> Layer:
     """Shapes of one layer of `group` on one GPU; latent attention's way up from the latent vector is not in it."""
     dtypes, hidden, tp = scheme(quantization), model.hidden_size, parallelism.tp

@@ -40,7 +40,8 @@ FAMILIES = {
 LIMITS = (math.log(0.6), math.log(2.5))
 """A factor beyond these would be a fault of the model, not its residual."""
 OVERHEADS = {
-    "serial_s": 0.5, "sequence_serial_s": 0.7, "prefill_step_s": 0.4, "special_prefill_step_s": 1.5, "request_s": 0.5
+    "serial_s": 0.5, "sequence_serial_s": 0.7, "prefill_step_s": 0.4, "special_prefill_step_s": 1.5, "request_s": 0.5,
+    "front_s": 0.7, "chunk_s": 0.7,
 }  # fmt: skip
 """Host time -> how far it is expected from its stated value, in log units."""
 

@@ -34,7 +34,7 @@ def make_workload(load: Load, seed_text: str) -> Workload:
         arrival_s=arrival,
         prompt_tokens=prompt,
         output_tokens=output,
-        max_tokens=np.zeros(n, dtype=np.int32),
+        max_tokens=output,  # a benchmark asks for as many as it wants
         block_tokens=0,
         block_offsets=np.zeros(n + 1, dtype=np.int64),
         block_ids=np.zeros(0, dtype=np.int32),

@@ -11,8 +11,10 @@ from fwopt.metrics.records import Records
 from fwopt.metrics.summary import statistic, summarize
 from fwopt.perf.costs import Costs
 from fwopt.perf.grid import StepGrid
+from fwopt.perf.effects import blocks_without, candidate_without, grid_without
 from fwopt.perf.memory import KvCapacity, kv_capacity
 from fwopt.search.scoring import EngineFacts, evaluate_metrics
+from fwopt.sim.left_out import LeftOut
 from fwopt.sim.simulator import SimResult, simulate
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.hardware import HardwareSpec
@@ -33,6 +35,8 @@ class SimulatingEvaluator:
     cost_model: Costs
     hardware: HardwareSpec
     objective: Objective
+    off: frozenset[str] = frozenset()
+    """Effects to leave out (`fwopt.perf.effects`); cost model and workload come without theirs."""
     _scaled: dict[float, Workload] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -55,15 +59,17 @@ class SimulatingEvaluator:
         whose step times were computed for all ranks stepping together. `adjust` is asked for other step times."""
         parallelism = candidate.parallelism
         schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
-        grid = self.cost_model.grid(candidate)
-        longest = candidate.batching.max_model_len or self.cost_model.model.max_context_tokens
+        model, off = self.cost_model.model, self.off
+        blocks, sequence_blocks = blocks_without(fit, off, model, parallelism.tp)
+        grid = grid_without(self.cost_model.grid(candidate), off, model, parallelism.tp)
         return simulate(
             self._at(rate_scale),
             grid if adjust is None else adjust(grid),
-            fit.blocks,
-            candidate.model_copy(update={"parallelism": schedulers}),
-            longest,
-            sequence_blocks=fit.sequence_blocks,
+            blocks,
+            candidate_without(candidate.model_copy(update={"parallelism": schedulers}), off),
+            candidate.batching.max_model_len or model.max_context_tokens,
+            sequence_blocks=sequence_blocks,
+            left_out=LeftOut.of(off),
         )
 
     def evaluate(self, candidate: Candidate, rate_scale: float = 1.0) -> Evaluation | Rejected:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from fwopt.sim.front import send
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
 from fwopt.sim.lookup import count_gaps, decode_line
@@ -29,6 +30,24 @@ def _tally_decode(sim: Sim, batch: int, j: int, token_s: float, sample_s: float,
     sim.spent_token[batch] += token_s
     sim.spent_sample[batch] += sample_s
     sim.spent_decode[batch, j] += decode_s
+
+
+@compiled
+def _count_decode_gaps(sim: Sim, r: int, steps: int, first_shown: float) -> None:
+    """Gaps of `steps` decode steps, of which the first was shown at `first_shown` and the last now. Where prompts
+    stop all decoding, sequences that have joined since the last decode step waited from their own first token."""
+    replica = sim.replica[r]
+    n = replica.decoding
+    if replica.joined > 0:
+        joined = min(replica.joined, n)
+        count_gaps(sim, first_shown - replica.decode_shown, n - joined)
+        count_gaps(sim, first_shown - replica.joined_shown / replica.joined, joined)
+        replica.joined, replica.joined_shown = 0, 0.0
+        replica.decode_shown = first_shown
+        steps -= 1
+    if steps > 0:
+        count_gaps(sim, (replica.shown - replica.decode_shown) / steps, steps * n)
+    replica.decode_shown = replica.shown
 
 
 @compiled
@@ -67,13 +86,16 @@ def decode_run(sim: Sim, r: int, until: float, most_steps: int) -> None:
         length = count * step_s + growth * (0.5 * count * (count - 1))
         attention = count * decode_s + slope * (0.5 * count * (count - 1))
         _tally_decode(sim, n, j, count * sim.token_s[n], count * sim.sample_s[n], attention)
+        first_end = replica.clock + step_s
+        first_shown = max(replica.front_after, first_end) + n * limits.front_chunk
         replica.clock += length
         replica.decided = replica.clock - (step_s + growth * (count - 1))
+        send(sim, r, count, first_end, replica.decided, n)
+        _count_decode_gaps(sim, r, count, first_shown)
         replica.steps += count
         replica.busy_s += length
         replica.batch_s += length * n
         replica.host_s += length - count * fixed - attention
-        count_gaps(sim, length / count, count * n)
         context += count
         done += count
     blocks = done // limits.block_size * n
@@ -81,5 +103,6 @@ def decode_run(sim: Sim, r: int, until: float, most_steps: int) -> None:
         blocks += growing(sim, r, ahead)
     take(sim, r, blocks)
     replica.counter += done
+    replica.ratio_steps += done
     replica.context_sum += n * done
     pop_finished(sim, r)

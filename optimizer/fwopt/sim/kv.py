@@ -58,7 +58,7 @@ def take(sim: Sim, r: int, blocks: int) -> None:
     The caller has checked that so many are free.
     """
     replica = sim.replica[r]
-    if sim.limits[0].prefix:
+    if sim.limits[0].prefix and sim.limits[0].evicting:
         clean = sim.limits[0].kv_blocks - replica.used - replica.cached
         while clean < blocks:
             head = replica.lru_head
@@ -143,7 +143,7 @@ def release(sim: Sim, r: int, s: int, held_blocks: int) -> None:
     private = held_blocks - slot.shared
     replica.used -= private
     if sim.limits[0].prefix:
-        if private > 0:
+        if private > 0 and sim.limits[0].evicting:
             _add_junk(sim, r, private)
             replica.cached += private
         for k in range(slot.referenced - 1, -1, -1):

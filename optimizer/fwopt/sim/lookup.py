@@ -25,7 +25,8 @@ def cell(points: Floats, x: float) -> int:
 def prefill_time(sim: Sim, past: float, end: float) -> float:
     """Attention seconds of one prompt chunk that extends a context from `past` to `end` tokens."""
     total = 0.0
-    for length, sign in ((end, 1.0), (past, -1.0)):
+    before = past * sim.limits[0].over_context
+    for length, sign in ((end - past + before, 1.0), (before, -1.0)):
         if length > 0:
             i = cell(sim.prefill_length, length)
             x0, x1 = sim.prefill_length[i], sim.prefill_length[i + 1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from fwopt.sim.front import receive
 from fwopt.sim.jit import compiled, entry
-from fwopt.sim.queues import wait_at_end
 from fwopt.sim.scheduler import advance
 from fwopt.sim.state import Floats, Integers, Sim
 
@@ -14,11 +14,11 @@ LEAST_REQUESTS = 1
 
 
 @compiled
-def _new_slot(sim: Sim, request: int, arrival: float, prompt: int, output: int, ids_from: int, ids: int) -> int:
+def _new_slot(sim: Sim, request: int, prompt: int, output: int, allowed: int, ids_from: int, ids: int) -> int:
     s = sim.free_slots[sim.free_slots[0]]
     sim.free_slots[0] -= 1
     slot = sim.slot[s]
-    slot.request, slot.arrival, slot.prompt, slot.output = request, arrival, prompt, output
+    slot.request, slot.prompt, slot.output, slot.allowed = request, prompt, output, allowed
     slot.generated, slot.target, slot.computed = 0, prompt, 0
     slot.ids_from, slot.ids, slot.sharing = ids_from, ids, ids
     slot.referenced, slot.shared = 0, 0
@@ -37,7 +37,7 @@ def _pick(sim: Sim, policy: int, turn: int, now: float) -> int:
     for k in range(replicas):
         r = (turn + k) % replicas
         replica = sim.replica[r]
-        load = replica.running + replica.waiting
+        load = replica.running + replica.waiting + replica.in_front
         if replica.clock > now:  # the step that is still running at `now` has been accounted for already
             load += replica.last_finished
         if best < 0 or load < fewest:
@@ -52,6 +52,7 @@ def run_open(
     arrival: Floats,
     prompt: Integers,
     output: Integers,
+    allowed: Integers,
     offsets: Integers,
     request: Integers,
     turn: int,
@@ -66,12 +67,8 @@ def run_open(
             advance(sim, r, now)
         r = _pick(sim, policy, turn, now)
         turn = r + 1 if policy == LEAST_REQUESTS else turn + 1
-        replica = sim.replica[r]
-        if replica.running + replica.waiting == 0 and replica.clock < now:
-            replica.clock = now
-            replica.decided = now
-        s = _new_slot(sim, request[k], now, prompt[k], output[k], offsets[k], offsets[k + 1] - offsets[k])
-        wait_at_end(sim, r, s)
+        s = _new_slot(sim, request[k], prompt[k], output[k], allowed[k], offsets[k], offsets[k + 1] - offsets[k])
+        receive(sim, r, s, now)
     return turn
 
 
@@ -89,28 +86,23 @@ def run_closed(
     arrival: Floats,
     prompt: Integers,
     output: Integers,
+    allowed: Integers,
     offsets: Integers,
     request: Integers,
 ) -> None:
-    """Serve requests on replica 0 with `concurrency` always in flight; writes each one's arrival time."""
+    """Serve requests on replica 0 with `concurrency` always in flight; writes each one's arrival time: that at which
+    the client has the last token of the request before it."""
     replica = sim.replica[0]
     sent, open_slots = 0, concurrency
     while True:
         while sent < len(prompt) and open_slots > 0:
-            arrival[sent] = replica.clock
-            s = _new_slot(
-                sim,
-                request[sent],
-                replica.clock,
-                prompt[sent],
-                output[sent],
-                offsets[sent],
-                offsets[sent + 1] - offsets[sent],
-            )
-            wait_at_end(sim, 0, s)
+            arrival[sent] = replica.shown
+            ids = offsets[sent + 1] - offsets[sent]
+            s = _new_slot(sim, request[sent], prompt[sent], output[sent], allowed[sent], offsets[sent], ids)
+            receive(sim, 0, s, replica.shown)
             sent += 1
             open_slots -= 1
-        if replica.running + replica.waiting == 0:
+        if replica.running + replica.waiting + replica.in_front == 0:
             break
         advance(sim, 0, math.inf)
         open_slots += replica.last_finished

@@ -11,18 +11,29 @@ limit and free blocks last; a request is admitted only if its whole prompt fits 
 from __future__ import annotations
 
 from fwopt.sim.decode import decode_run
+from fwopt.sim.front import hear, next_entry, send
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
 from fwopt.sim.lookup import count_gaps, decode_line, prefill_time
-from fwopt.sim.sequence import admit, after_prompt, blocks, growing, pop_finished, preempt_last, schedule_chunk
-from fwopt.sim.state import PREFILL_FIRST, Sim
+from fwopt.sim.reserve import learn_share, may_produce, reset_share, set_aside
+from fwopt.sim.sequence import (
+    admit,
+    after_prompt,
+    blocks,
+    growing,
+    pop_finished,
+    preempt_last,
+    retract,
+    schedule_chunk,
+)
+from fwopt.sim.state import MIXED, PREFILL_FIRST, Sim
 
 _MANY = 1 << 40
 
 
 @compiled
-def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> float:
-    """Advance the clock by one step of `gpu_s` device seconds; returns its length."""
+def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> None:
+    """Advance the clock by one step of `gpu_s` device seconds."""
     replica, limits = sim.replica[r], sim.limits[0]
     cpu_s = limits.step_cpu + sequences * limits.sequence_cpu
     length = max(gpu_s, cpu_s) + limits.serial + sequences * limits.sequence_serial + limits.prefill_step
@@ -32,26 +43,35 @@ def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> float:
     replica.busy_s += length
     replica.batch_s += length * sequences
     replica.host_s += length - gpu_s
-    return length
 
 
 @compiled
-def _serve_decodes(sim: Sim, r: int) -> bool:
-    """Give every decoding sequence its token and its block; True if someone had to be preempted for that."""
+def _begin_step(sim: Sim, r: int) -> None:
+    replica = sim.replica[r]
+    replica.last_finished = 0
+    replica.step_decodes, replica.step_blocks = 0, 0
+    replica.step_chunks, replica.step_tokens, replica.step_attention_s = 0, 0, 0.0
+    replica.step_ready, replica.step_ready_from, replica.reserved_new = 0, -1, 0
+    hear(sim, r)
+
+
+@compiled
+def _make_room(sim: Sim, r: int) -> bool:
+    """See to the blocks that one more token of every decoding sequence takes; True if someone had to give up his."""
     replica, limits = sim.replica[r], sim.limits[0]
-    preempted = False
+    gave_up = False
     grown = growing(sim, r, 0) if replica.decoding > 0 else 0
     while grown > limits.kv_blocks - replica.used:
-        preempt_last(sim, r)
-        preempted = True
+        if limits.reserving:
+            retract(sim, r)
+        else:
+            preempt_last(sim, r)
+        gave_up = True
         grown = growing(sim, r, 0) if replica.decoding > 0 else 0
-    replica.step_decodes, replica.step_blocks = replica.decoding, grown
-    if limits.policy == PREFILL_FIRST:
-        replica.step_decodes, replica.step_blocks = 0, 0
-    replica.step_chunks, replica.step_tokens, replica.step_attention_s = 0, 0, 0.0
-    replica.step_ready, replica.step_ready_from = 0, -1
-    take(sim, r, replica.step_blocks)
-    return preempted
+    if gave_up and limits.reserving:
+        learn_share(sim, r)
+    replica.step_blocks = grown
+    return gave_up
 
 
 @compiled
@@ -71,6 +91,7 @@ def _add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
         replica.partial = s
         return
     replica.partial = -1
+    replica.reserved_new += may_produce(sim, s, slot.generated)
     if replica.step_ready == 0:
         replica.step_ready_from = s
     replica.step_ready += 1
@@ -94,19 +115,14 @@ def _continue_prompt(sim: Sim, r: int) -> bool:
 
 
 @compiled
-def _seen(sim: Sim, r: int) -> bool:
-    """Whether the head of the queue had arrived when the step was put together (a step ahead, if asynchronous)."""
-    replica = sim.replica[r]
-    return not sim.limits[0].lookahead or sim.slot[replica.wait_head].arrival <= replica.decided
-
-
-@compiled
 def _admit_waiting(sim: Sim, r: int) -> None:
     """Admit from the head of the queue; the first that has to wait ends it (nobody overtakes)."""
     replica, limits = sim.replica[r], sim.limits[0]
-    if replica.decoding == 0 and replica.step_chunks == 0:
-        replica.decided = replica.clock  # nothing was under way: the step is put together now
-    while replica.partial < 0 and replica.waiting > 0 and replica.running < limits.max_seqs and _seen(sim, r):
+    if limits.reserving:
+        if replica.full or replica.waiting == 0:
+            return
+        set_aside(sim, r)
+    while replica.partial < 0 and replica.waiting > 0 and replica.running < limits.max_seqs:
         most = _left(sim, r)
         if most <= 0:
             break
@@ -130,9 +146,16 @@ def _mixed_step(sim: Sim, r: int) -> None:
         j, decode_s, _ = decode_line(sim, decoding, replica.context_sum / decoding)
         gpu_s += decode_s
         sim.spent_decode[decoding, j] += decode_s
-    length = _spend(sim, r, gpu_s, decoding + replica.step_chunks)
+    _spend(sim, r, gpu_s, decoding + replica.step_chunks)
+    if sampled > 0:
+        send(sim, r, 1, replica.clock, replica.clock, sampled)
+    if replica.decoding == 0:
+        replica.full = 0  # the prompts become a batch of their own, which has turned nobody away yet
+    if decoding == replica.decoding:
+        if decoding > 0:
+            count_gaps(sim, replica.shown - replica.decode_shown, decoding)
+        replica.decode_shown = replica.shown
     if decoding > 0:
-        count_gaps(sim, length, decoding)
         replica.counter += 1
         replica.context_sum += decoding
         pop_finished(sim, r)
@@ -146,19 +169,39 @@ def _mixed_step(sim: Sim, r: int) -> None:
 @compiled
 def step(sim: Sim, r: int, until: float) -> None:
     """Schedule and run the next step, or the next run of equal decode steps, of replica r."""
-    replica = sim.replica[r]
-    replica.last_finished = 0
-    preempted = _serve_decodes(sim, r)
-    preempted = _continue_prompt(sim, r) or preempted
-    if not preempted:
+    replica, limits = sim.replica[r], sim.limits[0]
+    _begin_step(sim, r)
+    gave_up = False
+    if limits.policy == MIXED:
+        gave_up = _make_room(sim, r)
+        replica.step_decodes = replica.decoding
+        take(sim, r, replica.step_blocks)
+    gave_up = _continue_prompt(sim, r) or gave_up
+    if not gave_up:
         _admit_waiting(sim, r)
     if replica.step_tokens > 0:
         _mixed_step(sim, r)
         return
     replica.used -= replica.step_blocks  # decode_run takes the blocks of all its steps together
+    if limits.policy == PREFILL_FIRST:
+        _make_room(sim, r)
     if replica.decoding > 0:
-        ahead = replica.waiting > 0 and not _seen(sim, r)  # someone joins in the step after next: go one by one
-        decode_run(sim, r, until, 1 if ahead else _MANY)
+        _decode(sim, r, until)
+
+
+@compiled
+def _decode(sim: Sim, r: int, until: float) -> None:
+    """Decode until something changes; one by one while a request is on its way into the step after next, or may be
+    admitted then."""
+    replica = sim.replica[r]
+    if sim.limits[0].reserving and replica.waiting > 0 and not replica.full:
+        decode_run(sim, r, until, 1)
+    elif replica.in_front == 0:
+        decode_run(sim, r, until, _MANY)
+    elif next_entry(sim, r) > replica.clock:
+        decode_run(sim, r, min(until, next_entry(sim, r)), _MANY)
+    else:
+        decode_run(sim, r, until, 1)
 
 
 @compiled
@@ -168,7 +211,12 @@ def advance(sim: Sim, r: int, until: float) -> None:
     With a closed load it also stops after a step in which requests ended, so that their successors can arrive.
     """
     replica = sim.replica[r]
-    while replica.clock < until and replica.running + replica.waiting > 0:
+    while replica.clock < until and replica.running + replica.waiting + replica.in_front > 0:
+        if replica.running + replica.waiting == 0:
+            if next_entry(sim, r) >= until:
+                break
+            replica.clock = max(replica.clock, next_entry(sim, r))
+            reset_share(sim, r)
         step(sim, r, until)
         if sim.limits[0].closed and replica.last_finished > 0:
             break

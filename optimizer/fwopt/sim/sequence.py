@@ -7,8 +7,18 @@ import math
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import find_prefix, publish, reference_found, release, take
 from fwopt.sim.lookup import count_gaps
-from fwopt.sim.queues import drop_end, pop_end, push_end, start_running, stop_running, stop_waiting, wait_at_front
-from fwopt.sim.state import Sim
+from fwopt.sim.queues import (
+    drop_end,
+    pop_end,
+    push_end,
+    start_running,
+    stop_running,
+    stop_waiting,
+    wait_at_end,
+    wait_at_front,
+)
+from fwopt.sim.reserve import fits, produced, victim
+from fwopt.sim.state import PREFILL_FIRST, Sim
 
 
 @compiled
@@ -28,6 +38,9 @@ def _join(sim: Sim, r: int, s: int) -> None:
     """Prompt computed, first token sampled: the sequence decodes from now on."""
     replica, slot = sim.replica[r], sim.slot[s]
     slot.joined = replica.counter
+    if sim.limits[0].policy == PREFILL_FIRST:  # sequences that decode got no token in this step
+        replica.joined += 1
+        replica.joined_shown += replica.shown
     replica.decoding += 1
     replica.context_sum += slot.target + 1
     sim.phase[r, (slot.target - replica.counter) % sim.limits[0].block_size] += 1
@@ -51,10 +64,11 @@ def _finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
     release(sim, r, s, blocks(held_tokens, sim.limits[0].block_size) + sim.limits[0].sequence_blocks)
     stop_running(sim, r, s)
     replica.last_finished += 1
+    replica.full = 0
     done = sim.done[sim.done_count[0]]
     sim.done_count[0] += 1
     done.request, done.replica = slot.request, r
-    done.scheduled, done.first, done.finish = slot.scheduled, slot.first, replica.clock
+    done.scheduled, done.first, done.finish = slot.scheduled, slot.first, replica.shown
     done.hit, done.preempted = slot.hit, slot.preempted
     sim.free_slots[0] += 1
     sim.free_slots[sim.free_slots[0]] = s
@@ -62,24 +76,38 @@ def _finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
 
 @compiled
 def preempt_last(sim: Sim, r: int) -> None:
-    replica = sim.replica[r]
-    s = replica.run_tail
-    slot = sim.slot[s]
+    """vLLM: the sequence admitted last gives up its blocks and waits before all others."""
+    s = sim.replica[r].run_tail
+    _give_up(sim, r, s)
+    wait_at_front(sim, r, s)
+
+
+@compiled
+def retract(sim: Sim, r: int) -> None:
+    """SGLang: a decoding sequence gives up its blocks and waits after all others."""
+    s = victim(sim, r)
+    _give_up(sim, r, s)
+    wait_at_end(sim, r, s)
+
+
+@compiled
+def _give_up(sim: Sim, r: int, s: int) -> None:
+    replica, slot = sim.replica[r], sim.slot[s]
     if s == replica.partial:
         replica.partial = -1
         held = slot.computed
     else:
         drop_end(sim, r, s)
+        slot.generated = produced(sim, r, s)
         held = _leave(sim, r, s)
-        slot.generated = held - slot.prompt + 1
-        slot.last = replica.clock
+        slot.last = replica.decode_shown
+        slot.joined = -1
     release(sim, r, s, blocks(held, sim.limits[0].block_size) + sim.limits[0].sequence_blocks)
     stop_running(sim, r, s)
     slot.target = slot.prompt + slot.generated
     slot.computed = 0
     slot.preempted += 1
     replica.preemptions += 1
-    wait_at_front(sim, r, s)
 
 
 @compiled
@@ -102,13 +130,19 @@ def admit(sim: Sim, r: int, most: int) -> int:
     slot = sim.slot[s]
     found, tokens, idle = find_prefix(sim, r, s)
     need = blocks(slot.target, limits.block_size) - tokens // limits.block_size + limits.sequence_blocks
-    if need + idle > limits.kv_blocks - replica.used:
+    if need + idle > limits.kv_blocks - replica.used or (limits.reserving and not fits(sim, r, s, tokens, idle)):
+        replica.full = 1
         return 0
     stop_waiting(sim, r)
     start_running(sim, r, s)
     reference_found(sim, r, s, found, tokens)
     take(sim, r, limits.sequence_blocks)
-    slot.computed = tokens
+    slot.computed, slot.joined = tokens, -1
+    if slot.preempted > 0 and not limits.recomputing:
+        kept = slot.target - 1
+        take(sim, r, max(blocks(kept, limits.block_size) - blocks(tokens, limits.block_size), 0))
+        slot.computed = max(kept, tokens)
+        publish(sim, r, s)
     if math.isnan(slot.scheduled):
         slot.scheduled = replica.clock
         slot.hit = tokens
@@ -120,9 +154,9 @@ def after_prompt(sim: Sim, r: int, s: int) -> None:
     """The step that completed the prompt (or the recomputation) has run: one token was sampled."""
     replica, slot = sim.replica[r], sim.slot[s]
     if math.isnan(slot.first):
-        slot.first = replica.clock
+        slot.first = replica.shown
     else:
-        count_gaps(sim, replica.clock - slot.last, 1.0)
+        count_gaps(sim, replica.shown - slot.last, 1.0)
     slot.generated += 1
     if slot.generated >= slot.output:
         _finish(sim, r, s, slot.target)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from fwopt.errors import InputError
 from fwopt.metrics.records import FINISHED, GAP_EDGES_S, REJECTED_CONTEXT, REJECTED_KV, UNFINISHED, Records
 from fwopt.perf.grid import StepGrid
+from fwopt.sim.left_out import LeftOut
+from fwopt.sim.reserve import Reservation
 from fwopt.sim.run import LEAST_REQUESTS, ROUND_ROBIN, drain, run_closed, run_open
 from fwopt.sim.state import MIXED
 from fwopt.sim.tables import build, shares_of_time
@@ -20,6 +22,8 @@ from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
 from fwopt.spec.provenance import ProvenanceShares
 from fwopt.workload.columns import Workload
 
+Tokens = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""(prompt, output, allowed)"""
 ROUTERS: dict[RouterPolicy, int] = {"round_robin": ROUND_ROBIN, "least_requests": LEAST_REQUESTS}
 
 
@@ -55,13 +59,16 @@ def simulate(
     policy: int = MIXED,
     concurrency: int | None = None,
     sequence_blocks: int = 0,
+    reservation: Reservation | None = None,
+    left_out: LeftOut = LeftOut(),
 ) -> SimResult:
     """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
 
     `kv_blocks` is per replica; `max_context` the longest prompt + output that the server accepts, beyond
     it a request is rejected at arrival, as the server does. `concurrency` ignores the recorded arrivals and
     keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
-    sequence besides those for its tokens (windows of sliding layers). Deterministic.
+    sequence besides those for its tokens (windows of sliding layers). `reservation`: admission as SGLang's, else as
+    vLLM's. Deterministic.
     """
     check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
     started = time.perf_counter()
@@ -70,33 +77,33 @@ def simulate(
     sim = build(
         workload, grid, kv_blocks, candidate, policy,
         slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
+        reservation=reservation, left_out=left_out,
     )  # fmt: skip
     offsets, ids_kept = id_offsets(workload, chosen, candidate.batching.prefix_caching)
     sim = sim._replace(ids=ids_kept)
-    columns = (workload.prompt_tokens[chosen].astype(np.int64), workload.output_tokens[chosen].astype(np.int64))
     arrival = workload.arrival_s[chosen].copy()
-    load = (arrival, *columns, offsets, chosen)
-    compile_s = _compile(sim, load, closed=concurrency is not None)
+    load = (arrival, *tokens(workload, chosen, max_context), offsets, chosen)
+    compile_s = _compile(sim, closed=concurrency is not None)
     if concurrency is None:
         run_open(sim, ROUTERS[candidate.router], *load, 0)
         drain(sim)
     else:
         run_closed(sim, concurrency, *load)
-    records = _records(workload, sim, grid, status, chosen, arrival)
+    records = _records(workload, sim, status, chosen, arrival)
     ended = records.finish_s[records.status == FINISHED]
     span = float(ended.max() - records.arrival_s.min()) if len(ended) else 0.0
     took = time.perf_counter() - started
     return SimResult(records=records, wall_s=took - compile_s, compile_s=compile_s, **totals(sim, grid, span))
 
 
-def _compile(sim: Any, load: tuple[NDArray[Any], ...], *, closed: bool) -> float:
+def _compile(sim: Any, *, closed: bool) -> float:
     """Seconds that a call of the loop takes with nobody to serve."""
     started = time.perf_counter()
-    arrival, prompt, output, offsets, request = (column[:0] for column in load)
+    arrival, none = np.zeros(0), np.zeros(0, dtype=np.int64)
     if closed:
-        run_closed(sim, 1, arrival, prompt, output, offsets, request)
+        run_closed(sim, 1, arrival, none, none, none, none, none)
     else:
-        run_open(sim, ROUND_ROBIN, arrival, prompt, output, offsets, request, 0)
+        run_open(sim, ROUND_ROBIN, arrival, none, none, none, none, none, 0)
         drain(sim)
     return time.perf_counter() - started
 
@@ -127,6 +134,15 @@ def admissible(workload: Workload, block_size: int, kv_blocks: int, max_context:
     return status
 
 
+def tokens(workload: Workload, chosen: NDArray[np.int64], max_context: int) -> Tokens:
+    """(prompt, output, allowed) of the chosen requests; without max_tokens the context is the limit."""
+    prompt, output, most = (
+        column[chosen].astype(np.int64)
+        for column in (workload.prompt_tokens, workload.output_tokens, workload.max_tokens)
+    )
+    return prompt, output, np.where(most > 0, most, np.maximum(max_context - prompt, 1))
+
+
 def id_offsets(
     workload: Workload, chosen: NDArray[np.int64], prefix: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -144,18 +160,16 @@ def id_offsets(
 def _records(
     workload: Workload,
     sim: Any,
-    grid: StepGrid,
     status: NDArray[np.int8],
     chosen: NDArray[np.int64],
     arrival: NDArray[np.float64],
 ) -> Records:
-    """Completions back into trace order; the API's own delay is added outside the engine loop."""
+    """Completions back into trace order."""
     done = sim.done[: sim.done_count[0]]
     at, n = done["request"], len(workload)
     times = {name: np.full(n, math.nan) for name in ("scheduled", "first", "finish")}
-    api_s = grid.request_s + workload.prompt_tokens[at] * grid.prompt_token_s
     for name, column in times.items():
-        column[at] = done[name] + (0.0 if name == "scheduled" else api_s)
+        column[at] = done[name]
     status = status.copy()
     status[at] = FINISHED
     cached = np.zeros(n, dtype=np.int32)

@@ -35,6 +35,19 @@ LIMITS = np.dtype(
         ("sequence_serial", "f8"),
         ("prefill_step", "f8"),
         ("sequence_blocks", "i8"),
+        ("front_request", "f8"),  # the API server's own time for a request, which others wait for,
+        ("front_token", "f8"),  # for each of its prompt tokens,
+        ("front_chunk", "f8"),  # and for each token that it sends back
+        ("request_latency", "f8"),  # on a request's way to the engine, in which nobody waits for it
+        ("reserving", "i8"),  # admission as in `reserve`
+        ("ratio_first", "f8"),
+        ("ratio_least", "f8"),
+        ("ratio_decay", "f8"),
+        ("reserve_most", "i8"),
+        ("retract_steps", "i8"),
+        ("evicting", "i8"),  # these three: 0 leaves out what they name
+        ("recomputing", "i8"),
+        ("over_context", "i8"),
         ("edge0_log", "f8"),
         ("bins_per_log", "f8"),
     ]
@@ -53,6 +66,9 @@ REPLICA = np.dtype(
         ("waiting", "i8"),
         ("wait_head", "i8"),
         ("wait_tail", "i8"),
+        ("in_front", "i8"),  # requests that the API server has, the engine not yet
+        ("front_head", "i8"),
+        ("front_tail", "i8"),
         ("partial", "i8"),  # the one sequence whose prompt is half computed, or -1
         ("heap", "i8"),
         ("used", "i8"),  # KV blocks referenced by running sequences
@@ -69,6 +85,21 @@ REPLICA = np.dtype(
         ("batch_s", "f8"),  # sequences in the step x seconds
         ("host_s", "f8"),  # time the GPU waited for the host
         ("preemptions", "i8"),
+        # the API server: one queue of requests coming in and tokens going out
+        ("front_free", "f8"),  # when it is done with everything but the tokens of the last step,
+        ("front_after", "f8"),  # and with those too
+        ("output_s", "f8"),  # when the last step that made tokens ended,
+        ("output_chunks", "i8"),  # and how many it made
+        ("shown", "f8"),  # when the client has them
+        ("decode_shown", "f8"),  # when it has the last tokens of the decoding sequences,
+        ("joined", "i8"),  # but for so many that have begun to decode since,
+        ("joined_shown", "f8"),  # the sum of whose first tokens' times this is
+        # admission by reservation
+        ("full", "i8"),  # nobody is admitted until someone ends
+        ("ratio_base", "f8"),  # share of the tokens still allowed that is reserved, when it was last set,
+        ("ratio_steps", "i8"),  # and decode steps since
+        ("reserved", "f8"),  # for sequences that decode, in the step that is being put together,
+        ("reserved_new", "i8"),  # and for those whose prompt it completes
         # the step that is being put together
         ("step_decodes", "i8"),
         ("step_blocks", "i8"),  # new blocks of its decodes
@@ -83,13 +114,14 @@ REPLICA = np.dtype(
 SLOT = np.dtype(
     [
         ("request", "i8"),
-        ("arrival", "f8"),
+        ("enter", "f8"),  # when the engine can see it
         ("prompt", "i8"),
         ("output", "i8"),  # oracle: read only to decide that a sequence has ended
+        ("allowed", "i8"),  # the client's max_tokens, which the scheduler may see
         ("generated", "i8"),  # tokens produced before the last preemption
         ("target", "i8"),  # tokens to compute before the next one can be sampled
         ("computed", "i8"),
-        ("joined", "i8"),  # replica counter when decoding began
+        ("joined", "i8"),  # replica counter when decoding began, -1 before
         ("next", "i8"),
         ("prev", "i8"),
         ("ids_from", "i8"),

@@ -16,8 +16,9 @@ from fwopt.metrics.records import FINISHED, GAP_EDGES_S, UNFINISHED, Records
 from fwopt.metrics.streaming import BIN_WIDTH, Accumulator
 from fwopt.perf.grid import StepGrid
 from fwopt.sim.growth import in_flight, with_ids, with_room
+from fwopt.sim.reserve import Reservation
 from fwopt.sim.run import drain, run_open
-from fwopt.sim.simulator import ROUTERS, admissible, check, id_offsets, totals
+from fwopt.sim.simulator import ROUTERS, admissible, check, id_offsets, tokens, totals
 from fwopt.sim.state import MIXED, Sim
 from fwopt.sim.tables import build
 from fwopt.spec.candidate import Candidate
@@ -60,6 +61,7 @@ def simulate_stream(
     *,
     policy: int = MIXED,
     sequence_blocks: int = 0,
+    reservation: Reservation | None = None,
     slos: Sequence[Slo] = (),
 ) -> StreamResult:
     """Replay consecutive parts of one trace as `simulate` replays the whole, request by request the same.
@@ -72,7 +74,9 @@ def simulate_stream(
     stream: _Stream | None = None
     for chunk in chunks:
         if len(chunk):
-            stream = stream or _Stream(chunk, grid, kv_blocks, candidate, max_context, policy, sequence_blocks, slos)
+            stream = stream or _Stream(
+                chunk, grid, kv_blocks, candidate, max_context, policy, sequence_blocks, reservation, slos
+            )
             stream.feed(chunk)
     if stream is None:
         raise InputError("the stream has no requests")
@@ -92,6 +96,7 @@ class _Stream:
         max_context: int,
         policy: int,
         sequence_blocks: int,
+        reservation: Reservation | None,
         slos: Sequence[Slo],
     ) -> None:
         check(first, candidate.batching, candidate.parallelism.replicas, None)
@@ -100,7 +105,15 @@ class _Stream:
         self.block_tokens = first.block_tokens
         bare = replace(first, block_offsets=np.zeros(len(first) + 1, np.int64), block_ids=np.zeros(0, np.int32))
         self.sim: Sim = build(
-            bare, grid, kv_blocks, candidate, policy, slots=0, closed=False, sequence_blocks=sequence_blocks
+            bare,
+            grid,
+            kv_blocks,
+            candidate,
+            policy,
+            slots=0,
+            closed=False,
+            sequence_blocks=sequence_blocks,
+            reservation=reservation,
         )
         self.known: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.waiting: NDArray[Any] = np.zeros(0, dtype=WAITING)
@@ -130,8 +143,7 @@ class _Stream:
             self.sim,
             ROUTERS[self.candidate.router],
             part.arrival_s[chosen],
-            coming["prompt"].astype(np.int64),
-            coming["output"].astype(np.int64),
+            *tokens(part, chosen, self.max_context),
             offsets,
             coming["request"].copy(),
             self.turn,
@@ -188,12 +200,11 @@ class _Stream:
         done = self.sim.done[: self.sim.done_count[0]]
         at = np.searchsorted(self.waiting["request"], done["request"])
         request = self.waiting[at]
-        api_s = self.grid.request_s + request["prompt"] * self.grid.prompt_token_s
         records = Records(
             arrival_s=request["arrival"],
             scheduled_s=done["scheduled"],
-            first_token_s=done["first"] + api_s,
-            finish_s=done["finish"] + api_s,
+            first_token_s=done["first"],
+            finish_s=done["finish"],
             prompt_tokens=request["prompt"],
             output_tokens=request["output"],
             cached_tokens=done["hit"],

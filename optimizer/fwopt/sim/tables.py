@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from fwopt.metrics.records import GAP_BINS, GAP_EDGES_S
 from fwopt.perf.grid import StepGrid
+from fwopt.sim.left_out import LeftOut
+from fwopt.sim.reserve import Reservation
 from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.provenance import CODES, ProvenanceShares
@@ -40,6 +42,13 @@ def _decode_rows(grid: StepGrid, most: int) -> NDArray[np.float64]:
     return np.ascontiguousarray(grid.decode_s[at] * (1 - weight) + grid.decode_s[at + 1] * weight)
 
 
+def _reserving(rule: Reservation | None) -> tuple[bool, float, float, float, int, int]:
+    if rule is None:
+        return False, 0.0, 0.0, 0.0, 0, 0
+    decay = (rule.first - rule.least) / rule.decay_steps
+    return True, rule.first, rule.least, decay, rule.most_tokens, rule.retract_steps
+
+
 def build(
     workload: Workload,
     grid: StepGrid,
@@ -50,6 +59,8 @@ def build(
     slots: int,
     closed: bool,
     sequence_blocks: int = 0,
+    reservation: Reservation | None = None,
+    left_out: LeftOut = LeftOut(),
 ) -> Sim:
     """Arrays for `slots` requests in flight at once."""
     batching, replicas = candidate.batching, candidate.parallelism.replicas
@@ -72,12 +83,24 @@ def build(
         grid.sequence_serial_s,
         grid.prefill_step_s,
         sequence_blocks,
+        grid.front_s,
+        grid.prompt_token_s,
+        grid.chunk_s,
+        grid.request_s,
+        *_reserving(reservation),
+        not left_out.eviction,
+        not left_out.recompute,
+        not left_out.context,
         math.log(GAP_EDGES_S[0]),
         GAP_BINS / math.log(GAP_EDGES_S[-1] / GAP_EDGES_S[0]),
     )
     replica = np.zeros(replicas, dtype=REPLICA)
-    for end in ("run_head", "run_tail", "wait_head", "wait_tail", "partial", "lru_head", "lru_tail"):
+    for end in ("run_head", "run_tail", "wait_head", "wait_tail", "front_head", "front_tail", "partial", "lru_head",
+                "lru_tail"):  # fmt: skip
         replica[end] = -1
+    for never in ("front_free", "front_after", "output_s"):
+        replica[never] = -math.inf
+    replica["ratio_base"] = limits[0]["ratio_first"]
     unique = workload.unique_blocks if prefix else 0
     id_end, id_blocks = id_lengths(workload, batching.block_size) if prefix else (np.zeros(0, np.int64),) * 2
     token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
