@@ -1,0 +1,59 @@
+"""One rank's model, cache and captured graphs: a plan in, logits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fwopt.engine import cache as kv
+from fwopt.engine.batch import Plan, make_batch
+from fwopt.engine.checkpoint import open_checkpoint
+from fwopt.engine.model import Model
+from fwopt.engine.parallel import Ranks
+from fwopt.engine.settings import Settings
+from fwopt.engine.weights import Loader
+
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Runner:
+    """Loads on construction; `allocate` the cache before the first `run`."""
+
+    def __init__(self, settings: Settings, ranks: Ranks) -> None:
+        self.settings, self.ranks = settings, ranks
+        self.device = torch.device("cuda", ranks.rank) if settings.device == "cuda" else torch.device("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        else:
+            torch.set_num_threads(settings.threads)
+        self.dtype = _DTYPES[settings.dtype]
+        self.block_size = settings.candidate.batching.block_size
+        loader = Loader(
+            settings.architecture,
+            open_checkpoint(settings.model, settings.load_format),
+            settings.candidate.quantization,
+            ranks,
+            self.dtype,
+            self.device,
+        )
+        with torch.inference_mode():
+            self.model = Model(settings.architecture, loader, ranks, settings.max_model_len)
+        self._cache_dtype = kv.cache_dtype(settings, self.dtype)
+        self.block_bytes = kv.block_bytes(
+            settings.architecture, self.model.kv_heads, self.block_size, self._cache_dtype
+        )
+        self.caches: list[Tensor] = []
+
+    def allocate(self, blocks: int) -> None:
+        with torch.inference_mode():
+            self.caches = kv.allocate(
+                self.settings.architecture, self.model.kv_heads, blocks, self.block_size, self._cache_dtype, self.device
+            )
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> Tensor:
+        """Logits (sampled tokens, vocabulary) in float32; writes the cache."""
+        shape = self.settings.architecture
+        batch = make_batch(plan, self.block_size, self.model.windows, shape.sinks, self.dtype, self.device)
+        hidden = self.model.forward(batch, self.caches)
+        return self.model.logits(hidden[batch.sampled])
