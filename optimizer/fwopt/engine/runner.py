@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +44,9 @@ class Runner:
             settings.architecture, self.model.kv_heads, self.block_size, self._cache_dtype
         )
         self.caches: list[Tensor] = []
+        self.capture_sizes: tuple[int, ...] = ()
+        self.captured: int | None = None
+        """Size of the graph that the last `run` replayed."""
 
     def allocate(self, blocks: int) -> None:
         with torch.inference_mode():
@@ -57,3 +61,31 @@ class Runner:
         batch = make_batch(plan, self.block_size, self.model.windows, shape.sinks, self.dtype, self.device)
         hidden = self.model.forward(batch, self.caches)
         return self.model.logits(hidden[batch.sampled])
+
+    def rehearse(self) -> None:
+        """Run the largest step once with a cache just large enough, so that its memory is known to be needed."""
+        batching = self.settings.candidate.batching
+        tokens = min(batching.max_num_batched_tokens, self.settings.max_model_len)
+        if self.device.type == "cpu":
+            tokens = min(tokens, 64)  # memory is no question there; this only loads what is loaded lazily
+        blocks = -(-tokens // self.block_size)
+        self.allocate(blocks)
+        order = np.arange(tokens)
+        self.run(Plan(order % 7, order, order, order[-1:], 0, np.empty((0, 0), np.int64), ((0, tokens, np.arange(blocks)),)))
+        self.caches = []
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def warm_up(self) -> None:
+        """One decode step, and the capture of all graphs."""
+        self.run(decode_plan(1))
+
+    def device_s(self) -> float | None:
+        """Device time of the last `run`; waits for it. None on a CPU."""
+        return None
+
+
+def decode_plan(size: int) -> Plan:
+    """`size` decodes of a first token, which touch no block but the first."""
+    zeros = np.zeros(size, dtype=np.int64)
+    return Plan(zeros, zeros, zeros, np.arange(size), size, np.zeros((size, 1), dtype=np.int64), ())
