@@ -13,10 +13,13 @@ _ENGINE = "Engine"
 def serve(
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A candidate as YAML; its key `model` may name the model. [default: defaults]"),
+        typer.Option(
+            metavar="FILE", help="A candidate as YAML; its key `model` may name the model. [default: defaults]"
+        ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", metavar="PATH", help="Folder with config.json and weights, or a GGUF file.")
+        Path | None,
+        typer.Option("--model", "-m", metavar="PATH", help="Folder with config.json and weights, or a GGUF file."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -30,21 +33,26 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Write one JSON line a step here.", rich_help_panel=_ENGINE)
     ] = None,
     load_format: Annotated[
-        str, typer.Option(metavar="auto|dummy", help="dummy: random weights, config.json alone.", rich_help_panel=_ENGINE)
+        str,
+        typer.Option(metavar="auto|dummy", help="dummy: random weights, config.json alone.", rich_help_panel=_ENGINE),
     ] = "auto",
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda", help="[default: cuda where there is one]", rich_help_panel=_ENGINE)
     ] = None,
     dtype: Annotated[str, typer.Option(metavar="bf16|fp32", help="Of activations.", rich_help_panel=_ENGINE)] = "bf16",
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="CPU threads a rank. [default: cores / tp]", rich_help_panel=_ENGINE)
+        int | None,
+        typer.Option(min=1, metavar="N", help="CPU threads a rank. [default: cores / tp]", rich_help_panel=_ENGINE),
     ] = None,
     kv_cache_gib: Annotated[
         float | None,
         typer.Option(metavar="X", help="KV cache a rank. [default: from free memory]", rich_help_panel=_ENGINE),
     ] = None,
     max_model_len: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Longest prompt + output. [default: config's, model's]", rich_help_panel=_ENGINE)
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Longest prompt + output. [default: config's, model's]", rich_help_panel=_ENGINE
+        ),
     ] = None,
     enforce_eager: Annotated[bool, typer.Option(help="No CUDA graphs.", rich_help_panel=_ENGINE)] = False,
 ) -> None:

@@ -70,8 +70,7 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
     )
     check(settings)
     name = asked.served_model_name or str(model)
-    folder = asked.tokenizer or (model.parent if model.is_file() else model)
-    return settings, served_model(settings, name, folder)
+    return settings, served_model(settings, name, asked.tokenizer or model)
 
 
 def read_config(file: Path | None) -> tuple[Candidate, Path | None]:

@@ -130,9 +130,7 @@ def _layers(values: Mapping[str, Any], config: Config, name: str) -> tuple[Layer
     experts = _experts(values, config, name)
     dense = set(config.items("mlp_only_layers", int) or [])
     sparse_step = config.integer("decoder_sparse_step", 1)
-    return tuple(
-        Layer(windows[i], None if i in dense or (i + 1) % sparse_step else experts) for i in range(count)
-    )
+    return tuple(Layer(windows[i], None if i in dense or (i + 1) % sparse_step else experts) for i in range(count))
 
 
 def _experts(values: Mapping[str, Any], config: Config, name: str) -> Experts | None:
@@ -202,9 +200,7 @@ def _llama3(frequency: float, rope: Rope) -> float:
         return frequency
     if wavelength > low:
         return frequency / rope.factor
-    blend = (rope.original_context / wavelength - rope.low_freq_factor) / (
-        rope.high_freq_factor - rope.low_freq_factor
-    )
+    blend = (rope.original_context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     return (1 - blend) * frequency / rope.factor + blend * frequency
 
 

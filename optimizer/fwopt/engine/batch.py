@@ -25,9 +25,9 @@ class Plan:
     sampled: Integers
     """Indices of the tokens whose logits are wanted."""
     decodes: int
-    table: NDArray[np.int64]
+    table: Integers
     """(decodes, blocks) of each decoding sequence, padded with its first block."""
-    chunks: tuple[tuple[int, int, NDArray[np.int64]], ...]
+    chunks: tuple[tuple[int, int, Integers], ...]
     """(tokens before it, length, blocks) of each prompt chunk."""
 
 
@@ -40,13 +40,14 @@ def make_plan(step: Scheduled, block_size: int) -> Plan:
     longest = max((len(d.sequence.blocks) for d in step.decodes), default=0)
     table = np.empty((decodes, longest), dtype=np.int64)
     for i, decode in enumerate(step.decodes):
-        blocks = decode.sequence.blocks
+        held = decode.sequence.blocks
         tokens[i], positions[i] = decode.sequence.tokens[decode.start], decode.start
-        table[i, : len(blocks)] = blocks
-        table[i, len(blocks) :] = blocks[0]
+        table[i, : len(held)] = held
+        table[i, len(held) :] = held[0]
     at = np.arange(decodes)
     slots[:decodes] = table[at, positions[:decodes] // block_size] * block_size + positions[:decodes] % block_size
-    begin, chunks = decodes, []
+    begin = decodes
+    chunks: list[tuple[int, int, Integers]] = []
     for chunk in step.chunks:
         end = begin + chunk.length
         blocks = _fill(chunk, block_size, tokens[begin:end], positions[begin:end], slots[begin:end])

@@ -63,7 +63,7 @@ class Safetensors:
         self._folder = folder
         self._files: dict[str, Any] = {}
         for file in self._named(folder):
-            handle = safe_open(str(file), framework="pt", device="cpu")
+            handle: Any = safe_open(str(file), framework="pt", device="cpu")
             self._files.update(dict.fromkeys(handle.keys(), handle))
 
     @staticmethod

@@ -36,9 +36,13 @@ def make_linear(weight: Tensor, bias: Tensor | None, scheme: Quantization, devic
 
 
 def _plain(weight: Tensor, bias: Tensor | None) -> Linear:
-    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _onednn():
         return Packed(weight, bias)
     return Plain(weight, bias)
+
+
+def _onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class Plain:
@@ -98,7 +102,12 @@ class Int4:
         levels = (grouped / scale).round_().clamp_(-8, 7)
         self.dtype, self.bias, self.group, self.n = weight.dtype, bias, group, n
         self.packed = None
-        if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and n % 16 == 0 and group in (32, 64, 128, 256):
+        if (
+            weight.dtype == torch.bfloat16
+            and weight.device.type == "cpu"
+            and n % 16 == 0
+            and group in (32, 64, 128, 256)
+        ):
             unsigned = (levels + 8).view(n, k).to(torch.int32)
             self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unsigned, 1)
             scales = scale.squeeze(2).t()

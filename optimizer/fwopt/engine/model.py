@@ -144,8 +144,8 @@ class Model:
             else:
                 found = op.read_cache(cache, chunk.table, self.dtype)
                 keys, values = (t[:, :, : chunk.context] for t in found)
-            mask = chunk.masks[layer.window]
-            parts.append(op.chunk_attention(q[chunk.rows], keys, values, mask, self.scale, weights.sinks))
+            seen = chunk.masks[layer.window]
+            parts.append(op.chunk_attention(q[chunk.rows], keys, values, seen, self.scale, weights.sinks))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return weights.output(out.reshape(len(x), -1))
 

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+GATHERED_BYTES = 1 << 28
+"""Most keys and values that are copied together for decode attention."""
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
@@ -63,6 +66,14 @@ def decode_attention(
     The query heads that share a key/value head stand side by side as if they were queries: no key is copied.
     """
     n, heads, size = q.shape
+    most = max(1, GATHERED_BYTES // (table.shape[1] * cache[0].numel() * q.element_size()))
+    if n > most:
+        rows = range(0, n, most)
+        parts = [
+            decode_attention(q[r : r + most], cache, table[r : r + most], mask[r : r + most], scale, sinks)
+            for r in rows
+        ]
+        return torch.cat(parts)
     keys, values = read_cache(cache, table, q.dtype)
     grouped = q.view(n, keys.shape[1], heads // keys.shape[1], size)
     if sinks is None:
@@ -76,7 +87,7 @@ def chunk_attention(
     q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, sinks: Tensor | None
 ) -> Tensor:
     """Queries (C, H, D) of one prompt chunk over keys and values (1, K, L, D); `mask` (C, L), None: causal, C = L."""
-    length, heads, size = q.shape
+    heads = q.shape[1]
     query = q.transpose(0, 1).unsqueeze(0)
     if sinks is not None:
         groups = heads // keys.shape[1]
@@ -109,10 +120,7 @@ def experts(
     token = order // per_token
     ends = torch.searchsorted(expert, torch.arange(len(up), device=x.device), right=True, out_int32=True)
     hidden = grouped_product(x[token], up, ends)
-    if biases is None:
-        hidden = silu_mul(hidden)
-    else:
-        hidden = clamped_swiglu(hidden + biases[0][expert], limit)
+    hidden = silu_mul(hidden) if biases is None else clamped_swiglu(hidden + biases[0][expert], limit)
     out = grouped_product(hidden, down, ends)
     if biases is not None:
         out = out + biases[1][expert]

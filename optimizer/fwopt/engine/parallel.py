@@ -23,14 +23,14 @@ class Ranks:
             raise InputError(f"{what} must be divisible by tp, got {count} over tp={self.size}")
         return count // self.size
 
-    def slice(self, count: int, what: str) -> slice:
-        part = self.share(count, what)
-        return slice(self.rank * part, (self.rank + 1) * part)
+    def part(self, count: int, what: str) -> slice:
+        each = self.share(count, what)
+        return slice(self.rank * each, (self.rank + 1) * each)
 
     def kv_slice(self, kv_heads: int) -> slice:
         """KV heads of this rank; replicated where there are fewer of them than ranks."""
         if kv_heads >= self.size:
-            return self.slice(kv_heads, "key/value heads")
+            return self.part(kv_heads, "key/value heads")
         if self.size % kv_heads:
             raise InputError(f"tp must be a multiple of the key/value heads, got tp={self.size} over {kv_heads}")
         at = self.rank * kv_heads // self.size

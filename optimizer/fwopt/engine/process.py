@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import os
 import signal
@@ -54,10 +55,8 @@ class EngineProcess:
 
     def stop(self, patience_s: float = 10.0) -> None:
         """Ask it to end, then insist. Harmless when it is gone."""
-        try:
+        with contextlib.suppress(OSError):  # it has ended by itself
             self.connection.send(Stop())
-        except (BrokenPipeError, OSError):
-            pass
         self._process.join(patience_s)
         if self._process.is_alive():
             self._process.kill()

@@ -116,5 +116,3 @@ def _header(file: Path, line: bytes) -> dict[str, Any]:
     if values.get("schema_version", 0) > SCHEMA_VERSION:
         raise InputError(f"{file}: written by a newer fwopt (schema {values['schema_version']}); update fwopt")
     return values
-
-

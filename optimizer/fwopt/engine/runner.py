@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from fwopt.engine import cache as kv
 from fwopt.engine.batch import Plan, make_batch
 from fwopt.engine.checkpoint import open_checkpoint
+from fwopt.engine.graphs import DecodeGraphs
 from fwopt.engine.model import Model
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.settings import Settings
@@ -44,7 +47,11 @@ class Runner:
             settings.architecture, self.model.kv_heads, self.block_size, self._cache_dtype
         )
         self.caches: list[Tensor] = []
-        self.capture_sizes: tuple[int, ...] = ()
+        most = settings.candidate.batching.max_num_seqs
+        self.capture_sizes = tuple(sorted({min(size, most) for size in settings.capture_sizes}))
+        """Without sizes that only steps with prompt chunks could fill: those are not captured here."""
+        self._graphs: DecodeGraphs | None = None
+        self._events = _event_pair() if self.device.type == "cuda" else None
         self.captured: int | None = None
         """Size of the graph that the last `run` replayed."""
 
@@ -57,8 +64,23 @@ class Runner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor:
         """Logits (sampled tokens, vocabulary) in float32; writes the cache."""
-        shape = self.settings.architecture
-        batch = make_batch(plan, self.block_size, self.model.windows, shape.sinks, self.dtype, self.device)
+        key = self._graphs.fitting(plan) if self._graphs is not None else None
+        self.captured = key[0] if key is not None else None
+        if self._events is not None:
+            self._events[0].record()
+        logits = self._launch(plan) if key is None else self._replay(plan, key)
+        if self._events is not None:
+            self._events[1].record()
+        return logits
+
+    def _replay(self, plan: Plan, key: tuple[int, int]) -> Tensor:
+        assert self._graphs is not None
+        return self._graphs.replay(plan, key)
+
+    def _launch(self, plan: Plan) -> Tensor:
+        """Operator by operator."""
+        sinks = self.settings.architecture.sinks
+        batch = make_batch(plan, self.block_size, self.model.windows, sinks, self.dtype, self.device)
         hidden = self.model.forward(batch, self.caches)
         return self.model.logits(hidden[batch.sampled])
 
@@ -71,7 +93,8 @@ class Runner:
         blocks = -(-tokens // self.block_size)
         self.allocate(blocks)
         order = np.arange(tokens)
-        self.run(Plan(order % 7, order, order, order[-1:], 0, np.empty((0, 0), np.int64), ((0, tokens, np.arange(blocks)),)))
+        none = np.empty((0, 0), dtype=np.int64)
+        self.run(Plan(order % 7, order, order, order[-1:], 0, none, ((0, tokens, np.arange(blocks)),)))
         self.caches = []
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -79,10 +102,22 @@ class Runner:
     def warm_up(self) -> None:
         """One decode step, and the capture of all graphs."""
         self.run(decode_plan(1))
+        if self.capture_sizes:
+            graphs = DecodeGraphs(self.model, self.caches, self.block_size, self.capture_sizes)
+            graphs.capture()
+            self._graphs = graphs
 
     def device_s(self) -> float | None:
         """Device time of the last `run`; waits for it. None on a CPU."""
-        return None
+        if self._events is None:
+            return None
+        self._events[1].synchronize()
+        return float(self._events[0].elapsed_time(self._events[1])) / 1e3
+
+
+def _event_pair() -> tuple[Any, Any]:
+    event: Any = torch.cuda.Event
+    return event(enable_timing=True), event(enable_timing=True)
 
 
 def decode_plan(size: int) -> Plan:

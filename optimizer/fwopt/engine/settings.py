@@ -30,7 +30,7 @@ class Settings:
     threads: int = 1
     """Of torch, on the CPU, in each rank."""
     kv_cache_bytes: int | None = None
-    """Per rank. None: on a GPU what `gpu_memory_utilization` leaves, on a CPU `CPU_SHARE` of the memory that is free."""
+    """Per rank. None: on a GPU what `gpu_memory_utilization` leaves, on a CPU a share of the memory that is free."""
     capture_sizes: tuple[int, ...] = ()
     """Decode batches replayed from CUDA graphs, ascending; empty: none."""
     records: Path | None = None

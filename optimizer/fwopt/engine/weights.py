@@ -35,7 +35,7 @@ class Loader:
         return self._get(name, size).to(self.device)
 
     def heads_vector(self, name: str) -> Tensor:
-        return self.vector(name, self._shape.heads)[self._ranks.slice(self._shape.heads, "attention heads")]
+        return self.vector(name, self._shape.heads)[self._ranks.part(self._shape.heads, "attention heads")]
 
     def _vocabulary(self, name: str) -> Tensor:
         """This rank's rows, the vocabulary padded with zeros so that it splits evenly."""
@@ -57,7 +57,7 @@ class Loader:
     def attention(self, name: str) -> tuple[Linear, Linear]:
         """(queries, keys and values; output)."""
         shape, size = self._shape, self._shape.head_dim
-        q = self._ranks.slice(shape.heads, "attention heads")
+        q = self._ranks.part(shape.heads, "attention heads")
         kv = self._ranks.kv_slice(shape.kv_heads)
         parts = [("q", shape.heads, q), ("k", shape.kv_heads, kv), ("v", shape.kv_heads, kv)]
         weights, biases = [], []
@@ -75,7 +75,7 @@ class Loader:
     def dense_mlp(self, name: str) -> tuple[Linear, Linear]:
         """(gate and up, down)."""
         shape, hidden, width = self._shape, self._shape.hidden_size, self._shape.intermediate_size
-        kept = self._ranks.slice(width, "the MLP's width")
+        kept = self._ranks.part(width, "the MLP's width")
         up = [self._get(f"{name}.{part}_proj.weight", width, hidden)[kept] for part in ("gate", "up")]
         down = self._get(f"{name}.down_proj.weight", hidden, width)[:, kept]
         up_bias = down_bias = None
@@ -87,14 +87,12 @@ class Loader:
             make_linear(down, down_bias, self._outside, self.device),
         )
 
-    def experts(
-        self, name: str, experts: Experts
-    ) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    def experts(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """(router, gate and up of all experts, down, their biases). Converted weights are stored dequantized."""
         if experts.biased:
             return self._gpt_oss(name, experts)
         hidden, width = self._shape.hidden_size, experts.intermediate_size
-        kept = self._ranks.slice(width, "an expert's width")
+        kept = self._ranks.part(width, "an expert's width")
         up = torch.empty(experts.count, hidden, 2 * (kept.stop - kept.start), dtype=self.dtype, device=self.device)
         down = torch.empty(experts.count, kept.stop - kept.start, hidden, dtype=self.dtype, device=self.device)
         for e in range(experts.count):
@@ -108,7 +106,7 @@ class Loader:
     def _gpt_oss(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Rows of gate and up alternate in the checkpoint; here gate comes first."""
         hidden, width, count = self._shape.hidden_size, experts.intermediate_size, experts.count
-        kept = self._ranks.slice(width, "an expert's width")
+        kept = self._ranks.part(width, "an expert's width")
         up = self._packed(f"{name}.experts.gate_up_proj", count, hidden, 2 * width)
         up = torch.cat((up[..., ::2][..., kept], up[..., 1::2][..., kept]), dim=-1)
         up_bias = self._get(f"{name}.experts.gate_up_proj_bias", count, 2 * width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -92,7 +92,9 @@ class Routes:
             raise RequestError("prompt must have at least one token, got none", field="prompt")
         wrong = next((t for t in tokens if not 0 <= t < self._served.vocab_size), None)
         if wrong is not None:
-            raise RequestError(f"prompt: token ids go from 0 to {self._served.vocab_size - 1}, got {wrong}", field="prompt")
+            raise RequestError(
+                f"prompt: token ids go from 0 to {self._served.vocab_size - 1}, got {wrong}", field="prompt"
+            )
         return tokens
 
     def _sampling(
@@ -130,7 +132,7 @@ class Routes:
 
     async def _parts(
         self, prompt: list[int], sampling: Sampling, stop_strings: list[str], usage: Usage
-    ) -> AsyncIterator[list[tuple[str, str | None]]]:
+    ) -> AsyncGenerator[list[tuple[str, str | None]], None]:
         """(text, finish reason) of each token, in groups that arrived together."""
         words, stops = Detokenizer(self._served.tokenizer), StopStrings(stop_strings)
         tokens = self._link.generate(prompt, sampling)
@@ -153,18 +155,18 @@ class Routes:
 
 
 async def _stream(
-    request: web.Request, form: Form, parts: AsyncIterator[list[tuple[str, str | None]]], usage: Usage | None
+    request: web.Request, form: Form, parts: AsyncGenerator[list[tuple[str, str | None]], None], usage: Usage | None
 ) -> web.StreamResponse:
     """Server-sent events, one a token. The first token decides whether there is an answer at all."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    async with contextlib.aclosing(parts):  # type: ignore[type-var]
+    async with contextlib.aclosing(parts):
         async for group in parts:
             data = [form.part(text, reason) for text, reason in group]
             if not response.prepared:
                 await response.prepare(request)
                 data = [form.first() or b"", *data]
             await response.write(b"".join(data))
-    await response.write((form.usage(_) if (_ := usage) else b"") + DONE)
+    await response.write((form.usage(usage) if usage is not None else b"") + DONE)
     await response.write_eof()
     return response
 

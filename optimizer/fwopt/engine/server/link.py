@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from fwopt.engine.messages import Abort, Add, Counters, Request, Stepped, Token
 from fwopt.engine.process import EngineProcess
@@ -32,7 +32,7 @@ class Link:
             raise RequestError("the engine has ended", status=503)
         self._engine.send(request)
 
-    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncIterator[list[Token]]:
+    async def generate(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[list[Token], None]:
         """Tokens as they come, usually one at a time; leaving early aborts the request."""
         id, self._next = self._next, self._next + 1
         queue: asyncio.Queue[Token | None] = asyncio.Queue()

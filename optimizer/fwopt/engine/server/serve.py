@@ -12,7 +12,7 @@ from aiohttp import web
 from fwopt.engine.process import EngineDiedError, EngineProcess
 from fwopt.engine.server.app import Routes, Served
 from fwopt.engine.server.link import Link
-from fwopt.engine.server.text import load_chat_template, load_tokenizer
+from fwopt.engine.server.text import load_text
 from fwopt.engine.settings import Settings
 from fwopt.errors import InputError
 
@@ -21,13 +21,14 @@ _DRAIN_S = 3.0
 
 
 def served_model(settings: Settings, name: str, tokenizer: Path) -> Served:
+    codec, template = load_text(tokenizer)
     return Served(
         name=name,
         max_model_len=settings.max_model_len,
         vocab_size=settings.architecture.vocab_size,
         end_ids=settings.architecture.end_ids,
-        tokenizer=load_tokenizer(tokenizer),
-        template=load_chat_template(tokenizer),
+        tokenizer=codec,
+        template=template,
     )
 
 

@@ -19,16 +19,15 @@ class Tokenizer(Protocol):
 
 
 class FileTokenizer:
-    """`tokenizer.json`."""
+    """A tokenizer of the `tokenizers` library."""
 
-    def __init__(self, file: Path) -> None:
-        from tokenizers import Tokenizer as Loaded
-
-        self._loaded = Loaded.from_file(str(file))
+    def __init__(self, loaded: Any, begin: int | None = None) -> None:
+        """`begin`: a token to put before a text, where the tokenizer itself does not."""
+        self._loaded, self._begin = loaded, begin
 
     def encode(self, text: str, special: bool) -> list[int]:
         ids: list[int] = self._loaded.encode(text, add_special_tokens=special).ids
-        return ids
+        return [self._begin, *ids] if special and self._begin is not None else ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         text: str = self._loaded.decode(tokens, skip_special_tokens=True)
@@ -113,12 +112,21 @@ def _raise(message: str) -> None:
     raise InputError(f"the chat template refuses these messages: {message}")
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    file = folder / "tokenizer.json"
-    return FileTokenizer(file) if file.is_file() else Numbers()
+def load_text(place: Path) -> tuple[Tokenizer, ChatTemplate | None]:
+    """From a model's folder, or from a GGUF file."""
+    if place.suffix == ".gguf":
+        from fwopt.engine.server.gguf_text import load_gguf_text
+
+        return load_gguf_text(place)
+    file = place / "tokenizer.json"
+    if not file.is_file():
+        return Numbers(), None
+    from tokenizers import Tokenizer as Loaded
+
+    return FileTokenizer(Loaded.from_file(str(file))), _chat_template(place)
 
 
-def load_chat_template(folder: Path) -> ChatTemplate | None:
+def _chat_template(folder: Path) -> ChatTemplate | None:
     """From `chat_template.jinja` or `tokenizer_config.json`; None when the model has none."""
     config_file, template_file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     config = json.loads(config_file.read_text()) if config_file.is_file() else {}
