@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import signal
 import subprocess
@@ -252,7 +253,7 @@ def test_a_saved_replay_is_the_replay(stub: Start, tmp_path: Path, streamed: boo
     path = tmp_path / "replay.jsonl.gz"
     options = ReplayOptions(stream_to=path if streamed else None)
     w = workload(range(40), outputs=7, parents=[None] * 39 + [1])
-    replay = send(stub(fault="500", fault_every=7, gap_s=0.002), w, Poisson(rate=400), options)
+    replay = send(stub(fault="500", fault_every=7, gap_s=0.002), w, Poisson(rate=400), options, api_key="secret")
     if not streamed:
         replay.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["replay.jsonl.gz"]
@@ -262,7 +263,33 @@ def test_a_saved_replay_is_the_replay(stub: Start, tmp_path: Path, streamed: boo
     assert_same(again.records, replay.records)
     assert again.rows.chunks(0).tolist() == sorted(again.rows.chunks(0))
     assert len(again.rows.chunks(0)) == 7
-    assert b"secret" not in path.read_bytes()
+    assert b"secret" not in gzip.decompress(path.read_bytes())
+
+
+def test_chunk_times_on_disk_are_not_written_again(stub: Start, tmp_path: Path) -> None:
+    replay = send(stub(), workload(range(2)), options=ReplayOptions(stream_to=tmp_path / "a.gz"))
+    with pytest.raises(InputError, match="copy that file"):
+        replay.save(tmp_path / "b.gz")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gz"]
+
+
+def test_a_full_disk_is_an_error_not_a_log_line(stub: Start, tmp_path: Path) -> None:
+    (tmp_path / "r.gz.partial").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="cannot be written: No space left"):
+        send(stub(gap_s=0.2), workload(range(50)), Recorded(), ReplayOptions(stream_to=tmp_path / "r.gz"))
+
+
+def test_the_clients_own_limits_are_not_blamed_on_the_server(stub: Start) -> None:
+    """More in flight than the process may have sockets for."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        "from fwopt.live import *; from fwopt.workload.builder import Builder; b = Builder('t', {}); "
+        "[b.add(0.0, 20, 50) for _ in range(60)]; "
+        f"replay_sync(Endpoint({stub(gap_s=0.1).url!r}, 'stub', engine='vllm'), b.build('t', 't'), Recorded())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "InputError: the client has no more sockets (Too many open files)" in done.stderr
 
 
 def assert_same(a: Records, b: Records) -> None:

@@ -10,6 +10,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -63,6 +64,8 @@ class ReplayWriter:
             self._file.write(data)
             self._file.flush()
         except OSError as error:
+            with suppress(OSError):  # closing tries the same bytes again
+                self._file.close()
             raise InputError(f"{self.partial}: cannot be written: {error.strerror or error}") from None
 
     def finish(self, end: ReplayEnd) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 from array import array
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from fwopt.errors import InputError
 from fwopt.live.bodies import Bodies
 from fwopt.live.exchange import Exchange
 from fwopt.live.http import Pool
@@ -25,6 +27,8 @@ AHEAD_BYTES = 64 << 20
 _SLACK_S = 2e-3
 """A message is built ahead only while nothing is due for so long."""
 
+_OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL)
+"""Failures to connect that are not the server's."""
 _NOTHING: array[int] = array("I")
 
 
@@ -68,8 +72,11 @@ class Sender:
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Until every request's fate is known, or `stop`; whether it was all of them."""
-        while self._build_ahead():
-            pass
+        built = 0
+        while self._build_ahead() and not stop.is_set():
+            built += 1
+            if built % 100 == 0:
+                await asyncio.sleep(0)  # signals come between two turns of the loop
         self._zero = perf_counter()
         self._beat_handle = self._loop.call_later(BEAT_S, self._beat)
         stopped = asyncio.ensure_future(stop.wait())
@@ -177,6 +184,12 @@ class Sender:
             exchange.fail(UNREACHABLE, f"no connection within {self._pool.timeout_s:g} s", perf_counter())
             return
         except OSError as error:
+            if error.errno in _OWN_LIMITS:
+                flying = len(self._in_flight)
+                raise InputError(
+                    f"the client has no more sockets ({error.strerror}) with {flying:,} requests in flight: "
+                    "raise `ulimit -n`, or lower the rate"
+                ) from None
             exchange.fail(UNREACHABLE, f"cannot connect: {error.strerror or error}", perf_counter())
             return
         if exchange.over:
@@ -229,6 +242,12 @@ class Sender:
 
     def _after(self, request: int, finished: bool) -> None:
         """What the end of one request means for those that continue it."""
+        try:
+            self._release(request, finished)
+        except Exception as error:
+            self._break(error)
+
+    def _release(self, request: int, finished: bool) -> None:
         ready, lost = self._order.ended(request, finished, self._now())
         for child in lost:
             self._rows.status[child] = PARENT_FAILED
