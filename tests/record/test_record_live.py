@@ -157,14 +157,13 @@ def test_the_recording_is_planned_for_as_it_is(vllm, start, tmp_path) -> None:
     recording = start(vllm, "--tokenizer", MODEL)
     asyncio.run(conversations(recording.url, "planes"))
     recording.stop()
-    text = fwopt("tune", str(recording.out), "--model", "Qwen/Qwen3-8B", "--hardware", "h200:1", "--slo", "ttft:p99<10s",
-                 "--trials", "4", cwd=tmp_path)  # fmt: skip
+    options = ("--model", "Qwen/Qwen3-8B", "--hardware", "h200:1", "--slo", "ttft:p99<10s", "--trials", "4")
+    text = fwopt("tune", str(recording.out), *options, cwd=tmp_path)
     assert "Deploy" in text
 
 
 def fwopt(*arguments: str, cwd=None) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "fwopt", *arguments], capture_output=True, text=True, timeout=300, cwd=cwd
-    )
+    command = [sys.executable, "-m", "fwopt", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _HEAD_START_S = 0.001
 """A request is on its way to the server before its prompt is hashed."""
 
+_WAIT_S = 0.05
+"""The end of a reply waits at most this long for the prompt to be hashed, so that its line is written before."""
+
 
 class Exchange:
     """One request and its reply. Nothing it does may keep the bytes from passing."""
@@ -37,7 +40,7 @@ class Exchange:
         self._withhold = False
         self._events, self._body = Events(), bytearray()
         self._decoder: Decoder | None = None
-        self._finished = False
+        self._finished = self.at_end = False
         self._analysis: asyncio.Future[None] | None = None
         asyncio.get_running_loop().call_later(_HEAD_START_S, self._begin_analysis)
 
@@ -94,7 +97,7 @@ class Exchange:
         self._withhold = withhold_usage and self._kind == "events"
 
     def feed(self, chunk: bytes, last: bool) -> bytes:
-        """Read along; what is to be passed on. The line is written before the client sees the reply's end."""
+        """Read along; what is to be passed on. At the end (`at_end`), `end` comes first."""
         passed = chunk
         if self._kind != "unread":
             plain = self._plain(chunk)
@@ -105,9 +108,17 @@ class Exchange:
             else:
                 kept = self._take_events(plain)
                 passed = kept if self._withhold else chunk
-        if last or self._reply.ended:
-            self.finish()
+        self.at_end = self.at_end or last or self._reply.ended
         return passed
+
+    async def end(self) -> None:
+        """Write the line before the client sees the reply's end, unless its prompt takes too long for that."""
+        if not self._finished:
+            self._seen.end_s = self._since()
+            analysis = self._begin_analysis()
+            if not analysis.done():
+                await asyncio.wait({analysis}, timeout=_WAIT_S)
+            self.finish()
 
     def _plain(self, chunk: bytes) -> bytes | None:
         assert self._decoder is not None
@@ -159,7 +170,7 @@ class Exchange:
         if self._finished:
             return
         self._finished = True
-        self._seen.cut, self._seen.end_s = cut, self._since()
+        self._seen.cut, self._seen.end_s = cut, self._seen.end_s or self._since()
         if self._kind == "body":
             with self._recorder.guard("a reply"):
                 self._reply.body(bytes(self._body))

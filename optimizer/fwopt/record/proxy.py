@@ -132,13 +132,17 @@ class Proxy:
             expected, come = upstream.content_length, 0
             while chunk := await _next(upstream):
                 come += len(chunk)
-                passed = chunk if exchange is None else exchange.feed(chunk, come == expected)
+                passed = chunk
+                if exchange is not None:
+                    passed = exchange.feed(chunk, come == expected)
+                    if exchange.at_end:
+                        await exchange.end()
                 if passed:
                     await response.write(passed)
-            if exchange is not None and (rest := exchange.tail()):
-                await response.write(rest)
             if exchange is not None:
-                exchange.finish()
+                await exchange.end()
+                if rest := exchange.tail():
+                    await response.write(rest)
             await response.write_eof()
             ended = True
             if self._draining:
