@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 import transformers
 
 from fwopt.engine.architecture import read_architecture
+from fwopt.engine.core import Engine
+from fwopt.engine.sequence import Sampling
 from fwopt.engine.settings import Settings
 from fwopt.spec.candidate import Batching, Candidate
 
@@ -86,8 +89,37 @@ def make_settings() -> Callable[..., Settings]:
         limits = {"max_num_seqs": 8, "max_num_batched_tokens": 64} | (batching or {})
         candidate = Candidate(batching=Batching(**limits), **fields.pop("candidate", {}))
         defaults = {"max_model_len": 256, "dtype": "fp32", "kv_cache_bytes": 1 << 24, "threads": 1}
-        return Settings(
-            model=folder, architecture=read_architecture(folder), candidate=candidate, **(defaults | fields)
-        )
+        if folder.suffix == ".gguf":
+            from fwopt.engine.gguf_file import read_gguf_architecture as read
+        else:
+            read = read_architecture
+        return Settings(model=folder, architecture=read(folder), candidate=candidate, **(defaults | fields))
 
     return make
+
+
+@pytest.fixture
+def generate(make_settings) -> Callable[..., Any]:
+    """Serve prompts on an engine in this process; returns (tokens of each, the engine's counters)."""
+
+    def run(folder: Path, prompts: list[list[int]], sampling: Sampling, **options: Any) -> tuple[list[list[int]], Any]:
+        blocks = options.pop("blocks", None)
+        settings = make_settings(folder, **options)
+        if blocks is not None:
+            shape = settings.architecture
+            size = 2 * len(shape.layers) * settings.candidate.batching.block_size * shape.kv_heads * shape.head_dim * 4
+            settings = replace(settings, kv_cache_bytes=(blocks + 1) * size)
+        engine = Engine(settings)
+        try:
+            assert blocks is None or engine.kv_blocks == blocks
+            for i, prompt in enumerate(prompts):
+                engine.add(i, prompt, sampling)
+            found: list[list[int]] = [[] for _ in prompts]
+            while engine.busy:
+                for token in engine.step():
+                    found[token.id].append(token.token)
+            return found, engine.snapshot()
+        finally:
+            engine.close()
+
+    return run
