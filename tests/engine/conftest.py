@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fwopt.engine.architecture import read_architecture
 from fwopt.engine.core import Engine
@@ -123,3 +124,25 @@ def generate(make_settings) -> Callable[..., Any]:
             engine.close()
 
     return run
+
+
+def _add_tokenizer(folder: Path) -> None:
+    """Bytes, three special tokens, and words for the ids above."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = ["<pad>", "<s>", "</s>", *alphabet]
+    names += [f"w{i}" for i in range(len(names), SIZES["vocab_size"])]
+    tokenizer = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}<s>"
+    (folder / "chat_template.jinja").write_text(template)
+
+
+@pytest.fixture(scope="session")
+def text_model(model_folder: Callable[[str], Path]) -> Path:
+    """A tiny Llama with a tokenizer and a chat template."""
+    folder = model_folder("llama-tied-biased")
+    _add_tokenizer(folder)
+    return folder
