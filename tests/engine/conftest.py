@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fwopt.engine.architecture import read_architecture
+from fwopt.engine.core import Engine
+from fwopt.engine.sequence import Sampling
 from fwopt.engine.settings import Settings
 from fwopt.spec.candidate import Batching, Candidate
 
@@ -86,8 +90,59 @@ def make_settings() -> Callable[..., Settings]:
         limits = {"max_num_seqs": 8, "max_num_batched_tokens": 64} | (batching or {})
         candidate = Candidate(batching=Batching(**limits), **fields.pop("candidate", {}))
         defaults = {"max_model_len": 256, "dtype": "fp32", "kv_cache_bytes": 1 << 24, "threads": 1}
-        return Settings(
-            model=folder, architecture=read_architecture(folder), candidate=candidate, **(defaults | fields)
-        )
+        if folder.suffix == ".gguf":
+            from fwopt.engine.gguf_file import read_gguf_architecture as read
+        else:
+            read = read_architecture
+        return Settings(model=folder, architecture=read(folder), candidate=candidate, **(defaults | fields))
 
     return make
+
+
+@pytest.fixture
+def generate(make_settings) -> Callable[..., Any]:
+    """Serve prompts on an engine in this process; returns (tokens of each, the engine's counters)."""
+
+    def run(folder: Path, prompts: list[list[int]], sampling: Sampling, **options: Any) -> tuple[list[list[int]], Any]:
+        blocks = options.pop("blocks", None)
+        settings = make_settings(folder, **options)
+        if blocks is not None:
+            shape = settings.architecture
+            size = 2 * len(shape.layers) * settings.candidate.batching.block_size * shape.kv_heads * shape.head_dim * 4
+            settings = replace(settings, kv_cache_bytes=(blocks + 1) * size)
+        engine = Engine(settings)
+        try:
+            assert blocks is None or engine.kv_blocks == blocks
+            for i, prompt in enumerate(prompts):
+                engine.add(i, prompt, sampling)
+            found: list[list[int]] = [[] for _ in prompts]
+            while engine.busy:
+                for token in engine.step():
+                    found[token.id].append(token.token)
+            return found, engine.snapshot()
+        finally:
+            engine.close()
+
+    return run
+
+
+def _add_tokenizer(folder: Path) -> None:
+    """Bytes, three special tokens, and words for the ids above."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = ["<pad>", "<s>", "</s>", *alphabet]
+    names += [f"w{i}" for i in range(len(names), SIZES["vocab_size"])]
+    tokenizer = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}<s>"
+    (folder / "chat_template.jinja").write_text(template)
+
+
+@pytest.fixture(scope="session")
+def text_model(model_folder: Callable[[str], Path]) -> Path:
+    """A tiny Llama with a tokenizer and a chat template."""
+    folder = model_folder("llama-tied-biased")
+    _add_tokenizer(folder)
+    return folder

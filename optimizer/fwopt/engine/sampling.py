@@ -20,6 +20,7 @@ class Sampler:
     def forget(self, sequence: Sequence) -> None:
         self._generators.pop(sequence.id, None)
 
+    @torch.inference_mode()
     def __call__(self, logits: Tensor, sequences: Many[Sequence]) -> list[int]:
         """`logits` (N, vocabulary) in float32; changed in place."""
         for row, sequence in enumerate(sequences):
