@@ -59,6 +59,17 @@ KvDtype = Literal["bf16", "fp8"]
 RouterPolicy = Literal["round_robin", "least_requests"]
 
 
+def scheme_name(quantization: Quantization) -> str:
+    """One word for a scheme, whatever the group size: `fp8-block`, `w4a16`, `gguf-q8_0`."""
+    if quantization.kind == "fp8" and quantization.scale == "block":
+        return "fp8-block"
+    if quantization.kind == "w4a16" and quantization.scope == "experts":
+        return "w4a16-experts"
+    if quantization.kind == "gguf":
+        return f"gguf-{quantization.type.lower()}"
+    return quantization.kind
+
+
 def outside_experts(quantization: Quantization) -> Quantization:
     """The scheme of attention, dense MLPs and shared experts: some checkpoints quantize routed experts alone."""
     if quantization.kind == "mxfp4" or (quantization.kind == "w4a16" and quantization.scope == "experts"):

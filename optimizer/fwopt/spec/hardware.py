@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -21,10 +21,11 @@ class Price(Frozen):
 
 
 class DeviceSpec(Frozen):
-    """One accelerator: vendor peak figures, dense (no sparsity)."""
+    """One accelerator: vendor peak figures, dense (no sparsity); or the processor of this machine as one."""
 
+    kind: Literal["gpu", "cpu"] = "gpu"
     name: str
-    """Short catalogue name, for example `h200`."""
+    """Short catalogue name, for example `h200`; of a processor, made of its model name and cores."""
     full_name: str
     """Catalogue row, for example `H200-SXM-141GB`."""
     memory_bytes: PositiveInt
@@ -48,4 +49,4 @@ class HardwareSpec(Frozen):
     price: Price | None = None
     """None: cost cannot be computed and `cost` objectives are refused."""
     source: str
-    """`catalogue` or `nvml`."""
+    """`catalogue`, `nvml` or `this machine`."""
