@@ -117,22 +117,22 @@ def _end(engine: int, status: int | None, grace_s: float) -> int:
     me = os.getpid()
     deadline = time.monotonic() + (LEFTOVERS_S if status is not None else grace_s)
     if status is None:
-        _send(engine, signal.SIGTERM)
+        send(engine, signal.SIGTERM)
     else:
         for pid in descendants(me):
-            _send(pid, signal.SIGTERM)
+            send(pid, signal.SIGTERM)
     while left := descendants(me):
         found = _reap().get(engine)
         if found is not None and status is None:
             status, deadline = found, min(deadline, time.monotonic() + LEFTOVERS_S)
         if time.monotonic() > deadline:
             for pid in left:
-                _send(pid, signal.SIGKILL)
+                send(pid, signal.SIGKILL)
         time.sleep(0.02)
     return status if status is not None else 0
 
 
-def _send(pid: int, number: int) -> None:
+def send(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -18,7 +18,7 @@ _FLAG = re.compile(r"^\S*: error: .+|^error: .+")
 _LLAMA = re.compile(r"^[\d.]+ E (\S+ +)?\S+: (?P<words>.+)$")
 _ECHO = re.compile(
     r"initialization failed|See root cause above|died with exit|EngineDeadError|EngineCore encountered"
-    r"|exiting due to|failed to load model(, '|$| ')|error loading model architecture|CancelledError|^KeyboardInterrupt|^SystemExit"
+    r"|Worker failed with error|exiting due to|: failed to load model|CancelledError|^KeyboardInterrupt|^SystemExit"
 )
 """Says only that something else failed."""
 
@@ -29,7 +29,7 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
-    r"error: |invalid argument|unrecognized|ValidationError|Value error|HFValidationError|OSError|NotFoundError"
+    r"error: |error while handling|invalid argument|unrecognized|ValidationError|Value error|HFValidationError|OSError|NotFoundError"
     r"|No such file|failed to open|error loading model|couldn't bind|address already in use|InputError|not supported",
     re.IGNORECASE,
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ _MARGIN_S = 30.0
 """Past the grace time, for the kernel to take back what a large process held."""
 _PRIVATE = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "LD_PRELOAD")
 """Of this interpreter; an engine has one of its own."""
+_MARK = "FWOPT_SERVER"
+"""Variable whose value all processes of one engine inherit: finds them when their keeper was killed."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class EngineProcess:
     _gpu: GpuMemory = field(init=False)
     _oom_kills: int = field(init=False, default=0)
     _log_start: int = field(init=False, default=0)
+    _mark: str = field(init=False, default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
         self.log = self.scratch / "engine.log"
@@ -54,7 +59,7 @@ class EngineProcess:
                 self._keeper = subprocess.Popen(
                     [sys.executable, "-I", "-S", keeper.__file__, str(self.grace_s), *self.command],
                     stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=self.scratch,
-                    env=dict(self.env), start_new_session=True,
+                    env={**self.env, _MARK: self._mark}, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
             raise InputError(f"{self.scratch}: cannot hold the server's log: {error.strerror or error}") from None
@@ -85,7 +90,9 @@ class EngineProcess:
         if running.stdin:
             running.stdin.close()
         try:
-            running.wait(self.grace_s + _MARGIN_S)
+            if running.wait(self.grace_s + _MARGIN_S) < 0:  # the keeper was killed: it ended nothing
+                for pid in _marked(self._mark):
+                    keeper.send(pid, signal.SIGKILL)
         except subprocess.TimeoutExpired:
             left = keeper.descendants(running.pid)
             self._keeper = running
@@ -122,6 +129,18 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes that inherited this mark."""
+    wanted, found = f"{_MARK}={mark}".encode(), []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:  # it ended meanwhile, or is somebody else's
+            continue
+    return found
 
 
 def _oom_kills() -> int:

@@ -45,7 +45,7 @@ class StartedServer(ABC):
         """Variables of this engine's own."""
         return {}
 
-    def verify(self, identity: Identity) -> None:  # noqa: B027 - most engines refuse what they do not know
+    def verify(self, url: str) -> None:  # noqa: B027 - most engines refuse what they do not know
         """Raise ServerError when the running server is not what the files say."""
 
     def start(self) -> Endpoint:
@@ -112,7 +112,7 @@ class StartedServer(ABC):
             time.sleep(_POLL_S)
         try:
             self.identity = found = identify(url, timeout_s=_ASK_S)
-            self.verify(found)
+            self.verify(url)
             endpoint = Endpoint(
                 url=url, model=found.models[0], engine=self.engine, max_context_tokens=found.max_context_tokens
             )
