@@ -60,24 +60,23 @@ class Front:
     """The API server: one thing after another; a step's tokens come after what was there when the step began."""
 
     def __init__(self, grid: StepGrid) -> None:
-        self.grid, self.free, self.output = grid, -np.inf, (-np.inf, 0)
-
-    def _flush(self, now: float) -> None:
-        end, chunks = self.output
-        if end <= now:
-            self.free = max(self.free, end) + chunks * self.grid.chunk_s
-            self.output = (-np.inf, 0)
+        self.grid, self.free, self.after, self.shown = grid, -np.inf, -np.inf, 0.0
+        self.end, self.chunks = -np.inf, 0
 
     def receive(self, request: Request) -> None:
-        self._flush(request.arrival)
-        self.free = max(self.free, request.arrival) + self.grid.front_s + request.prompt * self.grid.prompt_token_s
+        cost = self.grid.front_s + request.prompt * self.grid.prompt_token_s
+        if self.end <= request.arrival:
+            self.free = self.after = max(self.after, request.arrival) + cost
+        else:  # the step's tokens are sent after this request
+            self.free = max(self.free, request.arrival) + cost
+            self.after = max(self.free, self.end) + self.chunks * self.grid.chunk_s
         request.enter = self.free + self.grid.request_s
 
-    def send(self, begin: float, end: float, chunks: int) -> float:
-        """When the client has the tokens of a step."""
-        self._flush(begin)
-        self.output = (end, chunks)
-        return max(self.free, end) + chunks * self.grid.chunk_s
+    def send(self, end: float, chunks: int) -> float:
+        """When the client has the tokens of a step, merged with any that are still there."""
+        self.end, self.chunks = end, chunks
+        self.shown = self.after = max(self.shown, max(self.free, end) + chunks * self.grid.chunk_s)
+        return self.shown
 
 
 class Replica:
@@ -233,7 +232,7 @@ class Replica:
         return found
 
     def run(self) -> None:
-        begin = self.decided = self.clock
+        self.decided = self.clock
         self.clock += step_time(self.grid, self.decodes, self.chunks)
         alone = self.prefill_first and self.chunks and not any(r.decoding for r in self.running)
         for request, _, count in self.chunks:
@@ -242,7 +241,7 @@ class Replica:
             request.computed += 1
         served = [r for r in self.running if r in self.decodes or any(r is c for c, _, _ in self.chunks)]
         ready = [r for r in served if r.computed == r.known]
-        shown = self.front.send(begin, self.clock, len(ready)) if ready else float("nan")
+        shown = self.front.send(self.clock, len(ready)) if ready else float("nan")
         if alone:
             self.full = False
         for request in ready:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from fwopt.sim.front import send
+from fwopt.sim.front import send, shown_at
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
 from fwopt.sim.lookup import count_gaps, decode_line
@@ -86,11 +86,10 @@ def decode_run(sim: Sim, r: int, until: float, most_steps: int) -> None:
         length = count * step_s + growth * (0.5 * count * (count - 1))
         attention = count * decode_s + slope * (0.5 * count * (count - 1))
         _tally_decode(sim, n, j, count * sim.token_s[n], count * sim.sample_s[n], attention)
-        first_end = replica.clock + step_s
-        first_shown = max(replica.front_after, first_end) + n * limits.front_chunk
+        first_shown = shown_at(sim, r, replica.clock + step_s, n)
         replica.clock += length
         replica.decided = replica.clock - (step_s + growth * (count - 1))
-        send(sim, r, count, first_end, replica.decided, n)
+        send(sim, r, n)
         _count_decode_gaps(sim, r, count, first_shown)
         replica.steps += count
         replica.busy_s += length

@@ -1,8 +1,9 @@
 """The API server before the engine: one process with one queue, for requests coming in and tokens going out.
 
 A request takes its time at once, however many others there are, so a burst enters the engine one after another; the
-tokens of a step are sent after everything that had come when the step began. Decode steps over an unchanged batch
-never get shorter, so what they queue up has a closed form: the queue is longest at the first or at the last of them.
+tokens of a step are sent after everything that had come when the step began. Tokens never queue for tokens: where the
+server is behind, those of one request are merged and sent together (vLLM's RequestOutputCollector, SGLang's out_list),
+so a server that is slower than the engine delays but does not throttle it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ def receive(sim: Sim, r: int, s: int, now: float) -> None:
     """The server takes sequence s, which comes at `now`."""
     replica, limits, slot = sim.replica[r], sim.limits[0], sim.slot[s]
     sent = replica.output_s <= now
-    if sent:
-        replica.front_free = replica.front_after
-    free = max(replica.front_free, now) + limits.front_request + slot.prompt * limits.front_token
+    busy = replica.front_after if sent else replica.front_free
+    free = max(busy, now) + limits.front_request + slot.prompt * limits.front_token
     replica.front_free = free
     replica.front_after = free
     if not sent:
@@ -55,16 +55,16 @@ def hear(sim: Sim, r: int) -> None:
 
 
 @compiled
-def send(sim: Sim, r: int, steps: int, first_end: float, before_last: float, chunks: int) -> None:
-    """Send `chunks` tokens after each of `steps` steps, of which the first ended at `first_end`, the last but one at
-    `before_last` and the last now."""
+def send(sim: Sim, r: int, chunks: int) -> None:
+    """Send the tokens of the step that has just ended, or of the last of several steps with as many."""
     replica = sim.replica[r]
-    work = chunks * sim.limits[0].front_chunk
-    free = replica.front_after
-    if steps > 1:
-        before = (steps - 1) * work
-        free = max(max(free, first_end) + before, before_last + work)
-    replica.front_free = free
     replica.output_s, replica.output_chunks = replica.clock, chunks
-    replica.front_after = max(free, replica.clock) + work
+    replica.front_after = shown_at(sim, r, replica.clock, chunks)
     replica.shown = replica.front_after
+
+
+@compiled
+def shown_at(sim: Sim, r: int, end: float, chunks: int) -> float:
+    """When the client has the tokens of a step that ended at `end`."""
+    replica = sim.replica[r]
+    return max(replica.shown, max(replica.front_free, end) + chunks * sim.limits[0].front_chunk)

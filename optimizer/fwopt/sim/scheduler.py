@@ -148,7 +148,7 @@ def _mixed_step(sim: Sim, r: int) -> None:
         sim.spent_decode[decoding, j] += decode_s
     _spend(sim, r, gpu_s, decoding + replica.step_chunks)
     if sampled > 0:
-        send(sim, r, 1, replica.clock, replica.clock, sampled)
+        send(sim, r, sampled)
     if replica.decoding == 0:
         replica.full = 0  # the prompts become a batch of their own, which has turned nobody away yet
     if decoding == replica.decoding:

@@ -86,8 +86,8 @@ REPLICA = np.dtype(
         ("host_s", "f8"),  # time the GPU waited for the host
         ("preemptions", "i8"),
         # the API server: one queue of requests coming in and tokens going out
-        ("front_free", "f8"),  # when it is done with everything but the tokens of the last step,
-        ("front_after", "f8"),  # and with those too
+        ("front_free", "f8"),  # when it is done with all requests,
+        ("front_after", "f8"),  # and with the tokens of the last step too
         ("output_s", "f8"),  # when the last step that made tokens ended,
         ("output_chunks", "i8"),  # and how many it made
         ("shown", "f8"),  # when the client has them
