@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "simulate": ("fwopt.cli.simulate:simulate", "Replay a trace on one given deployment."),
     "capacity": ("fwopt.cli.capacity:capacity", "Find how much traffic a deployment bears."),
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
+    "profile": ("fwopt.cli.profile:profile", "Measure an engine's step times on this machine."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),
     "report": ("fwopt.cli.report:report", "Show a run and write its report again."),
