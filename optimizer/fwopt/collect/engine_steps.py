@@ -1,0 +1,114 @@
+"""Step times of a running engine, measured through its own API.
+
+Client, HTTP front end and engine share the machine, here as in service: what they take from one another is in the
+times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from fwopt.collect.journal import Journal
+from fwopt.collect.probes import (
+    BESIDE_TOKENS,
+    DECODE_TOKENS,
+    SETTLE_STEPS,
+    Limits,
+    Probe,
+    Sample,
+    chunk_tokens,
+    decode_samples,
+    mixed_samples,
+    spread_of,
+)
+from fwopt.collect.stream import Mark, Prompter, Stream, complete, open_session
+from fwopt.live.endpoint import Endpoint
+
+WARM_UP = ((1, 8), (64, 4), (512, 4))
+"""(prompt, output) tokens of requests whose times are thrown away."""
+NOISY = 0.25
+"""A probe whose (p80 - p20) / p50 exceeds this is repeated."""
+MORE_REPEATS = 2
+REPEATS = {"prefill": 3, "decode": 1, "mixed": 2}
+"""Of one question in one turn; one decode probe holds several windows."""
+
+
+@dataclass(slots=True)
+class Asking:
+    """Puts probes to one endpoint; answers go to the journal, those already there are not asked again."""
+
+    endpoint: Endpoint
+    limits: Limits
+    prompter: Prompter
+    journal: Journal
+    on_probe: Callable[[Probe, int, int], None] = lambda probe, at, total: None
+    before_each: Callable[[], None] = lambda: None
+    """Called before each probe while the engine is idle."""
+
+    def run(self, probes: list[Probe]) -> list[Sample]:
+        """All samples, those of an earlier run included."""
+        return asyncio.run(self._run(probes))
+
+    async def _run(self, probes: list[Probe]) -> list[Sample]:
+        found: list[Sample] = []
+        async with open_session() as session:
+            if any(self.journal.get(p) is None for p in probes):
+                await self._warm_up(session)
+            for at, probe in enumerate(probes):
+                self.on_probe(probe, at, len(probes))
+                known = self.journal.get(probe)
+                if known is None:
+                    self.before_each()
+                    known = await self._ask(session, probe)
+                    self.journal.append(probe, known)
+                found += known
+        return found
+
+    async def _warm_up(self, session: aiohttp.ClientSession) -> None:
+        for prompt, output in WARM_UP:
+            if prompt + output < self.limits.max_model_len:
+                await self._one(session, prompt, output)
+
+    async def _ask(self, session: aiohttp.ClientSession, probe: Probe) -> list[Sample]:
+        samples: list[Sample] = []
+        for repeat in range(REPEATS[probe.kind] + MORE_REPEATS):
+            if repeat >= REPEATS[probe.kind] and spread_of([s.seconds for s in samples]) <= NOISY:
+                break
+            samples += await self._once(session, probe)
+        return samples
+
+    async def _once(self, session: aiohttp.ClientSession, probe: Probe) -> list[Sample]:
+        if probe.kind == "prefill":
+            stream = await self._one(session, probe.tokens, 1)
+            return [Sample("prefill", 0, 0.0, 0, probe.tokens, stream.first_s - stream.sent_s)]
+        if probe.kind == "decode":
+            output = self._room(probe, DECODE_TOKENS + probe.batch * probe.tokens // self.limits.max_num_batched_tokens)
+            streams = await asyncio.gather(*(self._one(session, probe.tokens, output) for _ in range(probe.batch)))
+            return decode_samples(probe, list(streams))
+        return await self._beside(session, probe)
+
+    async def _beside(self, session: aiohttp.ClientSession, probe: Probe) -> list[Sample]:
+        """Let `batch` sequences decode, then send a prompt."""
+        marks = [Mark(BESIDE_TOKENS) for _ in range(probe.batch)]
+        chunks = len(chunk_tokens(probe.tokens, self.limits.max_num_batched_tokens - probe.batch))
+        output = min(2 * BESIDE_TOKENS + 3 * SETTLE_STEPS + chunks, self.limits.max_model_len - 16)
+        others = [asyncio.create_task(self._one(session, 8, output, mark)) for mark in marks]
+        try:
+            await asyncio.gather(*(mark.reached.wait() for mark in marks))
+            prompt = await self._one(session, probe.tokens, 1)
+            streams = list(await asyncio.gather(*others))
+        finally:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+        return mixed_samples(probe, streams, prompt, max(s.first_s for s in streams), self.limits)
+
+    def _room(self, probe: Probe, output: int) -> int:
+        return min(output, self.limits.max_model_len - probe.tokens)
+
+    async def _one(self, session: aiohttp.ClientSession, prompt: int, output: int, mark: Mark | None = None) -> Stream:
+        return await complete(session, self.endpoint, self.prompter.ids(prompt), output, mark)
