@@ -43,9 +43,11 @@ def where(server: str | None, served_model: str | None, model: str | None, token
         return Where(model=model, tokenizer=tokenizer)
     if model is not None:
         raise InputError("--model names weights to start a server with; with --server leave it out")
-    from fwopt.live.servers.attached import attach
+    from fwopt.live.servers.attached import AttachedServer
 
-    return Where(endpoint=attach(server, served_model), tokenizer=tokenizer)
+    attached = AttachedServer(server, model=served_model)
+    endpoint = attached.start()
+    return Where(endpoint, attached.identity.version if attached.identity else None, tokenizer=tokenizer)
 
 
 def open_session(

@@ -10,8 +10,8 @@ from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
 from fwopt.metrics.summary import statistic, summarize
 from fwopt.perf.costs import Costs
-from fwopt.perf.grid import StepGrid
 from fwopt.perf.effects import blocks_without, candidate_without, grid_without
+from fwopt.perf.grid import StepGrid
 from fwopt.perf.memory import KvCapacity, kv_capacity
 from fwopt.search.scoring import EngineFacts, evaluate_metrics
 from fwopt.sim.left_out import LeftOut

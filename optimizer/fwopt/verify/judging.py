@@ -26,7 +26,7 @@ from fwopt.workload.columns import Workload
 from fwopt.workload.select import keep_requests
 
 
-def verification(plan: Plan, promise: Promise, stretch: Chosen, run: Replay) -> Verification:
+def verification(plan: Plan, promise: Promise, stretch: Chosen, run: Replay, version: str | None) -> Verification:
     """Hold a replay against the simulation of the same requests."""
     workload, records = offered(stretch.workload, run), run.records
     cached_known = bool((run.rows.cached_usage >= 0).any())
@@ -55,7 +55,7 @@ def verification(plan: Plan, promise: Promise, stretch: Chosen, run: Replay) -> 
         model=plan.model.name,
         hardware=plan.hardware.device.name,
         engine=plan.engine,
-        server_version=None,
+        server_version=version,
         candidate=promise.candidate,
         plan=plan.content_hash(),
         slice=stretch.slice,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fwopt import deploy
 from fwopt.atomic import written_whole
-from fwopt.errors import InputError, RunFolderError, UnknownNameError
+from fwopt.errors import InputError, RunFolderError
 from fwopt.live import Endpoint, Recorded, Replay, ReplayOptions, replay_sync
-from fwopt.live.servers import SERVERS
+from fwopt.live.servers import make_server
 from fwopt.live.servers.base import Launch, Server, ServerError
+from fwopt.metrics.records import FINISHED
 from fwopt.report.verification import markdown
 from fwopt.search.job import Job
 from fwopt.spec.candidate import Candidate
@@ -33,6 +33,8 @@ class Where:
     """How the server comes about: an endpoint that is there, or one that is started from exported files."""
 
     endpoint: Endpoint | None = None
+    version: str | None = None
+    """Of the engine at that endpoint, where it tells."""
     model: str | None = None
     """Weights to load instead of those the files name."""
     tokenizer: Path | None = None
@@ -101,16 +103,17 @@ class Session:
         place.mkdir(parents=True, exist_ok=True)
         (place / VERIFICATION).unlink(missing_ok=True)
         if self.where.endpoint is not None:
-            run = self._replay(self.where.endpoint, entry.candidate)
+            run, version = self._replay(self.where.endpoint, entry.candidate), self.where.version
         else:
             server = self._server(entry, place)
             self.progress(f"starting {self.plan.engine.name}: {entry.candidate.label}", 0, 0)
             with server as endpoint:
                 run = self._replay(endpoint, entry.candidate)
-                if run.rows.offered.any() and not (run.records.status == 0).any():
+                version = server.identity.version if server.identity else None
+                if not (run.records.status == FINISHED).any():
                     server.check()  # nothing was answered: the server's own last words say more
         run.save(place / REPLAY)
-        found = verification(self.plan, self.promise(entry.candidate), self.stretch, run)
+        found = verification(self.plan, self.promise(entry.candidate), self.stretch, run, version)
         write_verification(found, place)
         return found
 
@@ -127,8 +130,6 @@ class Session:
 
     def _server(self, entry: Entry, place: Path) -> Server:
         name = self.plan.engine.name
-        if name not in SERVERS:
-            raise UnknownNameError("engine to start", name, SERVERS, hint="name a running server with --server URL")
         plan = self.plan.model_copy(update={"chosen": entry})
         deploy.write(plan, place / "deploy")
         launch = Launch(
@@ -137,14 +138,12 @@ class Session:
             model=self.where.model or entry_weights(entry, plan),
             ready_timeout_s=self.where.ready_timeout_s,
         )
-        module, _, attribute = SERVERS[name].partition(":")
-        make = cast(Callable[[Launch], Server], getattr(importlib.import_module(module), attribute))
-        return make(launch)
+        return make_server(name, launch)
 
 
 def entry_weights(entry: Entry, plan: Plan) -> str | None:
     """What the exported files do not name: None where they do."""
-    if entry.needs_checkpoint is None:
+    if entry.needs_checkpoint is None or plan.engine.name == "llamacpp":  # which looks for its file itself
         return None
     raise InputError(
         f"{entry.candidate.label} needs {entry.needs_checkpoint}; name it with --model, or measure another candidate"

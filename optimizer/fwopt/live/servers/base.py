@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from fwopt.errors import FwoptError
 from fwopt.live.endpoint import Endpoint
+from fwopt.live.servers.identity import Identity
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.outcome import Rejected
 
@@ -56,6 +57,9 @@ class ServerError(FwoptError):
 
 class Server(Protocol):
     """One running deployment, on loopback. A context manager: leaving it ends every process of it."""
+
+    identity: Identity | None
+    """What it says of itself, engine version included; None before it was ready."""
 
     def start(self) -> Endpoint:
         """Start, wait until it has generated a token; raises `ServerError`, leaving no process behind."""
