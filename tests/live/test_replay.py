@@ -17,7 +17,9 @@ import pytest
 
 from fwopt.errors import InputError
 from fwopt.live import ClosedLoop, Endpoint, Load, Poisson, Recorded, Replay, ReplayOptions, replay_sync
+from fwopt.live.problems import Lag, find
 from fwopt.live.prompts import Prompts
+from fwopt.live.rows import Rows
 from fwopt.live.vocabulary import assumed
 from fwopt.metrics import Records, summarize
 from fwopt.metrics.records import (
@@ -377,3 +379,37 @@ def test_no_file_is_left_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     replay_sync(Endpoint("http://127.0.0.1:9", "m", engine="vllm"), workload(range(5)), Recorded(rate_scale=100))
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+def rows_with(send_lag_s: float, ttft_s: float, tpot_s: float, n: int = 50) -> Rows:
+    rows = Rows.empty(n)
+    rows.scheduled_s[:] = np.arange(n)
+    rows.started_s[:] = rows.scheduled_s + send_lag_s
+    rows.first_token_s[:] = rows.started_s + ttft_s
+    rows.last_token_s[:] = rows.first_token_s + tpot_s * 9
+    rows.token_events[:] = rows.completion_usage[:] = 10
+    rows.prompt_usage[:] = 40
+    rows.status[:] = FINISHED
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("send_lag_s", "clock_lag_s", "ttft_s", "tpot_s", "found"),
+    [
+        (0.009, 0.009, 0.05, 0.01, set()),
+        (0.011, 0.0, 0.05, 0.01, {"client lag"}),
+        (0.011, 0.0, 1.0, 0.01, set()),
+        (0.0, 0.011, 1.0, 0.01, {"clock lag"}),
+        (0.0, 0.011, 1.0, 0.1, set()),
+        (0.06, 0.03, 1.0, 0.1, {"client lag", "clock lag"}),
+    ],
+)
+def test_a_client_that_cannot_keep_up_says_so(
+    send_lag_s: float, clock_lag_s: float, ttft_s: float, tpot_s: float, found: set[str]
+) -> None:
+    lengths = np.full(50, 40, np.int32), np.full(50, 10, np.int32)
+    lag = Lag.of(np.full(100, clock_lag_s))
+    rows = rows_with(send_lag_s, ttft_s, tpot_s)
+    problems = find(rows, *lengths, forced=True, clock_lag=lag, complete=True, warm_up_failures=0)
+    assert {p.name for p in problems} == found
+    assert all(p.invalidates for p in problems)
