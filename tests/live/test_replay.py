@@ -17,8 +17,10 @@ import pytest
 
 from fwopt.errors import InputError
 from fwopt.live import ClosedLoop, Endpoint, Load, Poisson, Recorded, Replay, ReplayOptions, replay_sync
+from fwopt.live.lines import ReplayLine, ReplayWanted
 from fwopt.live.problems import Lag, find
 from fwopt.live.prompts import Prompts
+from fwopt.live.result import ReplayEnd, ReplayHeader
 from fwopt.live.rows import Rows
 from fwopt.live.vocabulary import assumed
 from fwopt.metrics import Records, summarize
@@ -265,7 +267,13 @@ def test_a_saved_replay_is_the_replay(stub: Start, tmp_path: Path, streamed: boo
     assert_same(again.records, replay.records)
     assert again.rows.chunks(0).tolist() == sorted(again.rows.chunks(0))
     assert len(again.rows.chunks(0)) == 7
-    assert b"secret" not in gzip.decompress(path.read_bytes())
+    content = gzip.decompress(path.read_bytes())
+    assert b"secret" not in content
+    header, wanted, *lines, end = content.splitlines()
+    assert [ReplayLine.model_validate_json(line).request for line in lines]
+    assert ReplayHeader.model_validate_json(header) == replay.header
+    assert ReplayWanted.model_validate_json(wanted).output_tokens == w.output_tokens.tolist()
+    assert ReplayEnd.model_validate_json(end) == replay.end
 
 
 def test_chunk_times_on_disk_are_not_written_again(stub: Start, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +97,22 @@ def test_a_wrong_model_is_said_and_is_no_success(stub: Start, trace: Path) -> No
     assert "INVALID nothing finished" in done.stdout
     assert "HTTP 404" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_prints_what_there_is(stub: Start, tmp_path: Path) -> None:
+    trace, out = tmp_path / "long.jsonl", tmp_path / "r.jsonl.gz"
+    lines = [{"arrival_s": i * 0.01, "prompt_tokens": 30, "output_tokens": 5} for i in range(6000)]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [*RUN, "replay", str(trace), "--url", stub(owner="vllm", gap_s=0.01).url, "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        until = time.monotonic() + 60
+        partial = tmp_path / "r.jsonl.gz.partial"
+        while not (partial.exists() and partial.stat().st_size > 40_000):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        client.send_signal(signal.SIGINT)
+        stdout, stderr = client.communicate(timeout=60)
+    assert client.returncode == 130
+    assert "INVALID interrupted: stopped before its end" in stdout
+    assert "Traceback" not in stderr
+    assert len(Replay.load(out).records) < 6000
