@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fwopt.live import Replay
 
-from .conftest import Running
+from .conftest import Running, running
 
 RUN = [sys.executable, "-c", "from fwopt.cli.app import main; main()"]
 Start = Callable[..., Running]
@@ -71,10 +71,15 @@ REFUSED = {
 }
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running() as server:
+        yield server.url
+
+
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_done_is_one_line(stub: Start, trace: Path, name: str) -> None:
+def test_what_cannot_be_done_is_one_line(url: str, trace: Path, name: str) -> None:
     arguments, words = REFUSED[name]
-    url = stub().url
     done = fwopt("replay", trace, *(a.replace("URL", url).replace("TRACE", str(trace)) for a in arguments))
     assert done.returncode == 2, done.stderr
     assert words in done.stderr

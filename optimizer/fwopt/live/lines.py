@@ -21,7 +21,7 @@ class ReplayWanted(Frozen):
 
 
 class ReplayLine(Frozen):
-    """One request, in the order in which they ended; seconds since the run's start, absent where it never came to it."""
+    """One request, in the order in which they ended. Seconds since the run's start; absent where it never came so far."""
 
     request: Count
     """Index in the workload."""
