@@ -22,6 +22,7 @@ from fwopt.live.problems import Lag, find
 from fwopt.live.prompts import Prompts
 from fwopt.live.result import ReplayEnd, ReplayHeader
 from fwopt.live.rows import Rows
+from fwopt.live.stream import EventParser
 from fwopt.live.vocabulary import assumed
 from fwopt.metrics import Records, summarize
 from fwopt.metrics.records import (
@@ -421,3 +422,12 @@ def test_a_client_that_cannot_keep_up_says_so(
     problems = find(rows, *lengths, forced=True, clock_lag=lag, complete=True, warm_up_failures=0)
     assert {p.name for p in problems} == found
     assert all(p.invalidates for p in problems)
+
+
+def test_a_bug_of_the_client_is_not_blamed_on_the_server(stub: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: EventParser, data: bytes) -> list[Any]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(EventParser, "feed", wrong)
+    with pytest.raises(RuntimeError, match="a bug"):
+        send(stub(), workload(range(3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def fwopt(*arguments: object, timeout: float = 120) -> subprocess.CompletedProce
 def test_it_finds_out_what_answers_and_reports_it(stub: Start, trace: Path, tmp_path: Path) -> None:
     server, out = stub(owner="vllm", gap_s=0.002), tmp_path / "r.jsonl.gz"
     done = fwopt("replay", trace, "--url", server.url, "--slo", "e2e:p99<30s", "--out", out)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == (1 if "INVALID" in done.stdout else 0), done.stderr
+    late = re.findall("INVALID (.*?):", done.stdout)
+    assert set(late) <= {"client lag", "clock lag", "do not use these numbers"}, "only a busy machine may spoil it"
     for words in ("stub", "(vllm, completions)", "kept   e2e:p99<30s", "40 of 40 requests finished", "length forced"):
         assert words in done.stdout
     replay = Replay.load(out)

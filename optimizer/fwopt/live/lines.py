@@ -21,7 +21,7 @@ class ReplayWanted(Frozen):
 
 
 class ReplayLine(Frozen):
-    """One request, in the order in which they ended. Seconds since the run's start; absent where it never came so far."""
+    """One request, in the order in which they ended. Seconds since the run's start; absent: it never came so far."""
 
     request: Count
     """Index in the workload."""
