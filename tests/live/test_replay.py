@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,36 +10,20 @@ import numpy as np
 import pytest
 
 from fwopt.errors import InputError
-from fwopt.live import ClosedLoop, Endpoint, Load, Poisson, Recorded, Replay, ReplayOptions, replay_sync
+from fwopt.live import ClosedLoop, ReplayOptions
+from fwopt.live.problems import Lag, find
 from fwopt.live.prompts import Prompts
+from fwopt.live.rows import Rows
 from fwopt.live.vocabulary import assumed
-from fwopt.metrics import Records, summarize
+from fwopt.metrics import summarize
 from fwopt.metrics.records import (
-    BROKEN_OFF,
-    FAILED,
     FINISHED,
-    PARENT_FAILED,
     REJECTED_CONTEXT,
-    TIMED_OUT,
-    UNFINISHED,
-    UNREACHABLE,
 )
-from fwopt.workload.columns import Workload
 
-from .conftest import Running, workload
+from .conftest import Running, named, send, workload
 
 Start = Callable[..., Running]
-SHORT = ReplayOptions(first_token_timeout_s=0.5, between_tokens_timeout_s=0.5)
-
-
-def named(replay: Replay) -> set[str]:
-    return {p.name for p in replay.problems} - {"client lag", "clock lag"}  # a busy machine may add those
-
-
-def send(
-    server: Running, w: Workload, load: Load | None = None, options: ReplayOptions | None = None, **e: Any
-) -> Replay:
-    return replay_sync(server.endpoint(**e), w, load or Recorded(rate_scale=100), options or ReplayOptions())
 
 
 def test_what_is_sent_is_the_trace(stub: Start) -> None:
@@ -149,68 +127,6 @@ def test_a_server_without_usage(stub: Start) -> None:
     assert summarize(replay.records).output_tokens == 24
 
 
-FAULTS: dict[str, tuple[int, str]] = {
-    "500": (FAILED, "HTTP 500: .*engine is dead"),
-    "429": (FAILED, "HTTP 429: slow down"),
-    "drop": (UNREACHABLE, "connection closed by the server"),
-    "html": (BROKEN_OFF, "HTTP 200, but no event stream: <html>"),
-    "no answer": (TIMED_OUT, "no token within 0.5 s"),
-    "hang": (TIMED_OUT, "no token for 0.5 s after 2"),
-    "malformed": (BROKEN_OFF, "an event is no JSON"),
-    "error event": (FAILED, "error event: .*out of memory"),
-    "early end": (BROKEN_OFF, r"the stream ended without \[DONE\]"),
-    "abort": (BROKEN_OFF, "connection closed by the server"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_an_outcome_and_spares_the_others(stub: Start, fault: str) -> None:
-    status, words = FAULTS[fault]
-    server = stub(fault=fault, fault_every=3)
-    replay = send(server, workload(range(9)), options=SHORT)
-    hit = replay.rows.status == status
-    assert hit.sum() == 3
-    assert (replay.rows.status[~hit] == FINISHED).all()
-    for i in np.flatnonzero(hit):
-        assert re.search(words, replay.rows.errors[int(i)]), replay.rows.errors[int(i)]
-    assert "requests failed" in named(replay)
-    assert len(server.seen()["requests"]) == 9, "nothing is sent twice"
-    assert summarize(replay.records).finished == 6
-    if fault == "429":
-        assert (replay.rows.retry_after_s[hit] == 3).all()
-
-
-def test_a_server_that_is_not_there() -> None:
-    replay = replay_sync(Endpoint("http://127.0.0.1:9", "stub", engine="vllm"), workload(range(3)), Recorded())
-    assert (replay.rows.status == UNREACHABLE).all()
-    assert "refused" in replay.rows.errors[0]
-    assert "nothing finished" in named(replay)
-    assert not replay.valid
-
-
-@pytest.mark.parametrize(("fault", "status"), [("kill", UNREACHABLE), ("kill in stream", BROKEN_OFF)])
-def test_a_server_killed_in_the_middle(stub: Start, fault: str, status: int) -> None:
-    replay = send(stub(fault=fault, fault_every=5, gap_s=0.01), workload(range(10)), ClosedLoop(concurrency=1))
-    assert replay.rows.status.tolist() == [FINISHED] * 4 + [status] + [UNREACHABLE] * 5
-
-
-def test_a_wrong_model_name(stub: Start) -> None:
-    replay = send(stub(), workload([0.0]), model="gpt-2")
-    assert replay.rows.http_status.tolist() == [404]
-    assert "does not exist" in replay.rows.errors[0]
-
-
-def test_turns_of_a_failed_turn_are_recorded_not_dropped(stub: Start) -> None:
-    """Of two conversations the second fails in its first turn."""
-    server = stub(fault="500", fault_every=2)
-    w = workload([0, 1, 30, 31, 32], parents=[None, None, 1, 2, 0])
-    replay = send(server, w)
-    assert replay.rows.status.tolist() == [FINISHED, FAILED, PARENT_FAILED, PARENT_FAILED, FINISHED]
-    assert replay.rows.errors[3] == "continues request 1, which did not finish"
-    metrics = summarize(replay.records)
-    assert metrics.rejected == {"failed": 1, "parent failed": 2}
-
-
 def test_a_turn_waits_for_the_turn_before(stub: Start) -> None:
     replay = send(stub(gap_s=0.05), workload([0, 1, 2], parents=[None, 0, 1]))
     rows = replay.rows
@@ -248,132 +164,35 @@ def test_cold_empties_and_salts_and_warm_sends_twice(stub: Start) -> None:
     assert not send(stub(reset_status=404), w).cache.emptied
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_saved_replay_is_the_replay(stub: Start, tmp_path: Path, streamed: bool) -> None:
-    path = tmp_path / "replay.jsonl.gz"
-    options = ReplayOptions(stream_to=path if streamed else None)
-    w = workload(range(40), outputs=7, parents=[None] * 39 + [1])
-    replay = send(stub(fault="500", fault_every=7, gap_s=0.002), w, Poisson(rate=400), options, api_key="secret")
-    if not streamed:
-        replay.save(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["replay.jsonl.gz"]
-    again = Replay.load(path)
-    assert again.header == replay.header
-    assert again.problems == replay.problems
-    assert_same(again.records, replay.records)
-    assert again.rows.chunks(0).tolist() == sorted(again.rows.chunks(0))
-    assert len(again.rows.chunks(0)) == 7
-    assert b"secret" not in gzip.decompress(path.read_bytes())
-
-
-def test_chunk_times_on_disk_are_not_written_again(stub: Start, tmp_path: Path) -> None:
-    replay = send(stub(), workload(range(2)), options=ReplayOptions(stream_to=tmp_path / "a.gz"))
-    with pytest.raises(InputError, match="copy that file"):
-        replay.save(tmp_path / "b.gz")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.gz"]
-
-
-def test_a_full_disk_is_an_error_not_a_log_line(stub: Start, tmp_path: Path) -> None:
-    (tmp_path / "r.gz.partial").symlink_to("/dev/full")
-    with pytest.raises(InputError, match="cannot be written: No space left"):
-        send(stub(gap_s=0.2), workload(range(50)), Recorded(), ReplayOptions(stream_to=tmp_path / "r.gz"))
-
-
-def test_the_clients_own_limits_are_not_blamed_on_the_server(stub: Start) -> None:
-    """More in flight than the process may have sockets for."""
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-        "from fwopt.live import *; from fwopt.workload.builder import Builder; b = Builder('t', {}); "
-        "[b.add(0.0, 20, 50) for _ in range(60)]; "
-        f"replay_sync(Endpoint({stub(gap_s=0.1).url!r}, 'stub', engine='vllm'), b.build('t', 't'), Recorded())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "InputError: the client has no more sockets (Too many open files)" in done.stderr
-
-
-def assert_same(a: Records, b: Records) -> None:
-    for name in Records.__slots__:
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-12, err_msg=name)
-
-
-CLIENT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {folder!r})
-from fwopt.live import *
-from fwopt.workload.builder import Builder
-builder = Builder("t", {{}})
-for i in range(3000):
-    builder.add(i * 0.01, 30, 5)
-options = ReplayOptions(stream_to=Path({out!r}))
-replay = replay_sync(Endpoint({url!r}, "stub", engine="vllm"), builder.build("t", "t"), Recorded(), options)
-print(replay.end.complete, replay.rows.offered.sum(), [p.name for p in replay.problems])
-"""
-
-
-def start_client(server: Running, out: Path) -> subprocess.Popen[str]:
-    code = CLIENT.format(folder=str(out.parent), out=str(out), url=server.url)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, size: int) -> None:
-    until = time.monotonic() + 60
-    while not (path.exists() and path.stat().st_size > size):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-def test_a_killed_client_leaves_what_it_had(stub: Start, tmp_path: Path) -> None:
-    out = tmp_path / "r.jsonl.gz"
-    partial = tmp_path / "r.jsonl.gz.partial"
-    with start_client(stub(), out) as client:
-        wait_for(partial, 15_000)
-        client.kill()
-    assert not out.exists()
-    replay = Replay.load(partial)
-    finished = int((replay.rows.status == FINISHED).sum())
-    assert finished > 50
-    assert not replay.end.complete
-    assert not replay.valid
-    assert summarize(replay.records).finished == finished
-
-
-def test_ctrl_c_ends_with_a_partial_result(stub: Start, tmp_path: Path) -> None:
-    out = tmp_path / "r.jsonl.gz"
-    with start_client(stub(gap_s=0.05), out) as client:
-        wait_for(tmp_path / "r.jsonl.gz.partial", 15_000)
-        client.send_signal(signal.SIGINT)
-        stdout, _ = client.communicate(timeout=60)
-    assert client.returncode == 0
-    assert stdout.startswith("False ")
-    assert "interrupted" in stdout
-    replay = Replay.load(out)
-    assert (replay.rows.status[replay.offered] == UNFINISHED).any()
-    assert np.isfinite(replay.records.arrival_s).all()
-    assert 50 < len(replay.records) < 3000
+def rows_with(send_lag_s: float, ttft_s: float, tpot_s: float, n: int = 50) -> Rows:
+    rows = Rows.empty(n)
+    rows.scheduled_s[:] = np.arange(n)
+    rows.started_s[:] = rows.scheduled_s + send_lag_s
+    rows.first_token_s[:] = rows.started_s + ttft_s
+    rows.last_token_s[:] = rows.first_token_s + tpot_s * 9
+    rows.token_events[:] = rows.completion_usage[:] = 10
+    rows.prompt_usage[:] = 40
+    rows.status[:] = FINISHED
+    return rows
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "is no replay"), (b"hello", "is no gzip"), (None, "cannot be read: No such file")],
+    ("send_lag_s", "clock_lag_s", "ttft_s", "tpot_s", "found"),
+    [
+        (0.009, 0.009, 0.05, 0.01, set()),
+        (0.011, 0.0, 0.05, 0.01, {"client lag"}),
+        (0.011, 0.0, 1.0, 0.01, set()),
+        (0.0, 0.011, 1.0, 0.01, {"clock lag"}),
+        (0.0, 0.011, 1.0, 0.1, set()),
+        (0.06, 0.03, 1.0, 0.1, {"client lag", "clock lag"}),
+    ],
 )
-def test_a_file_that_is_no_replay(tmp_path: Path, content: bytes | None, words: str) -> None:
-    path = tmp_path / "x.gz"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=words):
-        Replay.load(path)
-
-
-def test_a_bad_url() -> None:
-    for url in ("localhost:8000", "ftp://x", "http://", "http://a:b"):
-        with pytest.raises(InputError, match="must look like"):
-            replay_sync(Endpoint(url, "m", engine="vllm"), workload([0.0]), Recorded())
-
-
-def test_no_file_is_left_open() -> None:
-    """Sockets and files of a replay are closed when it is over."""
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    replay_sync(Endpoint("http://127.0.0.1:9", "m", engine="vllm"), workload(range(5)), Recorded(rate_scale=100))
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+def test_a_client_that_cannot_keep_up_says_so(
+    send_lag_s: float, clock_lag_s: float, ttft_s: float, tpot_s: float, found: set[str]
+) -> None:
+    lengths = np.full(50, 40, np.int32), np.full(50, 10, np.int32)
+    lag = Lag.of(np.full(100, clock_lag_s))
+    rows = rows_with(send_lag_s, ttft_s, tpot_s)
+    problems = find(rows, *lengths, forced=True, clock_lag=lag, complete=True, warm_up_failures=0)
+    assert {p.name for p in problems} == found
+    assert all(p.invalidates for p in problems)

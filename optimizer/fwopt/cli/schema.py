@@ -22,6 +22,10 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "trial": ("fwopt.spec.outcome:Trial", "one line of trials.jsonl"),
     "inputs": ("fwopt.search.run_folder:RunInputs", "inputs.json"),
     "settings": ("fwopt.search.settings:Settings", "fwopt.yaml"),
+    "replay-header": ("fwopt.live.result:ReplayHeader", "first line of a live replay's file"),
+    "replay-wanted": ("fwopt.live.lines:ReplayWanted", "its second line"),
+    "replay-line": ("fwopt.live.lines:ReplayLine", "its line of a request"),
+    "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
 }
 

@@ -24,7 +24,7 @@ from fwopt.live.problems import Lag
 from fwopt.live.result import Replay, ReplayEnd
 from fwopt.live.rows import Rows
 from fwopt.live.sender import Sender
-from fwopt.metrics.records import FINISHED
+from fwopt.metrics.records import FINISHED, REJECTED_CONTEXT
 from fwopt.workload.columns import Workload
 
 Progress = Callable[[int, int], None]
@@ -49,7 +49,7 @@ async def replay(
     failures = 0
     if options.cache == "warm":
         rows, _, _, _ = await _send(plan, stop, progress, None)
-        failures = int((rows.status != FINISHED).sum())
+        failures = int((~np.isin(rows.status, (FINISHED, REJECTED_CONTEXT))).sum())
     state = await cache.prepare(endpoint, options, plan.salt)
     header = header_of(plan, state, failures)
     prompts, outputs = (c[: plan.requests] for c in (workload.prompt_tokens, workload.output_tokens))

@@ -20,6 +20,7 @@ import orjson
 from pydantic import ValidationError
 
 from fwopt.errors import InputError
+from fwopt.live.lines import ReplayWanted
 from fwopt.live.problems import Lag
 from fwopt.live.result import Replay, ReplayEnd, ReplayHeader
 from fwopt.live.rows import Rows
@@ -86,8 +87,8 @@ class ReplayWriter:
 
 
 def wanted_line(prompt_tokens: Any, output_tokens: Any) -> dict[str, Any]:
-    """The trace's lengths, without which token counts could not be judged again."""
-    return {"kind": "wanted", "prompt_tokens": prompt_tokens.tolist(), "output_tokens": output_tokens.tolist()}
+    wanted = ReplayWanted(prompt_tokens=prompt_tokens.tolist(), output_tokens=output_tokens.tolist())
+    return wanted.model_dump(mode="json")
 
 
 def save(replay: Replay, path: Path) -> None:

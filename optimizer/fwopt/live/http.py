@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -178,6 +179,8 @@ class Connection(asyncio.Protocol):
         receiver, state = self._receiver, self._state
         self._receiver, self._state = None, "closed"
         self._pool.forget(self)
+        if error is not None and not isinstance(error, OSError):  # raised in data_received: ours, not the server's
+            self._pool.on_bug(error)
         if receiver is None:
             return
         now = perf_counter()
@@ -202,6 +205,8 @@ class Pool:
         self.host, self.port = parts.hostname, port or (443 if parts.scheme == "https" else 80)
         self.netloc = parts.netloc.rpartition("@")[2]
         self.fresh, self.timeout_s = fresh, timeout_s
+        self.on_bug: Callable[[Exception], None] = lambda error: None
+        """Hears of errors of the client's own; whoever waits for the exchange hears that it was lost."""
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -38,17 +38,21 @@ async def served(endpoint: Endpoint) -> Served:
     try:
         rows: Any = orjson.loads(body)["data"] if status == 200 else []
         owners = {OWNERS[row["owned_by"]] for row in rows if row.get("owned_by") in OWNERS}
-        limits = [int(row["max_model_len"]) for row in rows if row.get("max_model_len")]
+        limits = [limit for row in rows if (limit := _context(row)) is not None]
         names = tuple(str(row["id"]) for row in rows)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return Served(None, (), None)
     return Served(owners.pop() if len(owners) == 1 else None, names, min(limits) if limits else None)
 
 
+def _context(row: dict[str, Any]) -> int | None:
+    """vLLM, SGLang and fwopt say `max_model_len`, llama.cpp the context of one slot."""
+    limit = row.get("max_model_len") or (row.get("meta") or {}).get("n_ctx")
+    return int(limit) if limit else None
+
+
 def complete(endpoint: Endpoint, *, named: bool) -> Endpoint:
     """The endpoint with what the server says about itself; `named`: the model was given. Given facts stay."""
-    from dataclasses import replace
-
     found = asyncio.run(served(endpoint))
     model = endpoint.model
     if not named:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from time import perf_counter
 from typing import Literal
 
 from fwopt import __version__
@@ -107,7 +108,8 @@ async def _template_tokens(plan: Plan, stop: asyncio.Event) -> int:
     text = "".join(plan.vocabulary.texts[:_PROBE_TOKENS])
     own = len(plan.vocabulary.tokenizer.encode(text, add_special_tokens=False).ids)
     rows, done = Rows.empty(1), asyncio.Event()
-    exchange = Exchange(0, rows, 0.0, 0.0, True, lambda _: done.set())
+    now = perf_counter()
+    exchange = Exchange(0, rows, now, now, True, lambda _: done.set())
     waiting = [asyncio.ensure_future(event.wait()) for event in (done, stop)]
     try:
         connection = await pool.open()

@@ -12,9 +12,11 @@ from fwopt.metrics.records import FAILED, FINISHED, STATUS_NAMES
 from fwopt.spec.base import Frozen
 
 MAX_LAG_P99_S = 0.010
-"""Requests, or readings of the clock, later than this at p99 make a run invalid ..."""
-MAX_LAG_SHARE = 0.05
-"""... unless the median time to first token is so long that they are less than this share of it."""
+"""Requests sent, or the clock read, later than this at p99 make a run invalid ..."""
+MAX_SEND_LAG_SHARE = 0.05
+"""... unless that is less than this share of the median time to first token (requests) ..."""
+MAX_CLOCK_LAG_SHARE = 0.25
+"""... or than this share of the median time per output token (clock): an answer's average is then far closer."""
 MAX_MISCOUNTED = 0.01
 """More answers than this share with other token counts than the trace's make a run invalid."""
 
@@ -104,12 +106,15 @@ def find(
 
 def _lags(rows: Rows, finished: NDArray[np.bool_], clock_lag: Lag) -> list[Problem]:
     ttft = (rows.first_token_s - rows.started_s)[finished]
-    allowed = max(MAX_LAG_P99_S, MAX_LAG_SHARE * float(np.median(ttft)) if len(ttft) else 0.0)
+    several = finished & (rows.token_events > 1)
+    tokens = np.maximum(np.where(rows.completion_usage >= 0, rows.completion_usage, rows.token_events), 2)[several]
+    tpot = (rows.last_token_s - rows.first_token_s)[several] / (tokens - 1)
     found = []
-    for lag, what, name in (
-        (send_lag(rows), "requests were sent", "client lag"),
-        (clock_lag, "the client read the clock", "clock lag"),
+    for lag, share, of, what, name in (
+        (send_lag(rows), MAX_SEND_LAG_SHARE, ttft, "requests were sent", "client lag"),
+        (clock_lag, MAX_CLOCK_LAG_SHARE, tpot, "the client read the clock", "clock lag"),
     ):
+        allowed = max(MAX_LAG_P99_S, share * float(np.median(of)) if len(of) else 0.0)
         if lag.p99_s > allowed:
             detail = (
                 f"{what} up to {lag.p99_s * 1e3:.1f} ms late (p99; at most {allowed * 1e3:.1f} ms is valid): "

@@ -60,6 +60,7 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._zero = 0.0
+        pool.on_bug = self._break
         self._beat_handle: asyncio.Handle | None = None
         self._next_beat, self._next_sweep = BEAT_S, SWEEP_S
         self.beat_lags_s: array[float] = array("f")

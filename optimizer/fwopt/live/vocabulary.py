@@ -71,18 +71,19 @@ def load_tokenizer(path: Path) -> Any:
 
 def from_tokenizer(path: Path) -> Vocabulary:
     """Every id except special and added ones."""
-    tokenizer = load_tokenizer(path)
-    special = {int(i) for i in tokenizer.get_added_tokens_decoder()}
-    ids = sorted(set(tokenizer.get_vocab(with_added_tokens=False).values()) - special)
-    return Vocabulary(_checked(ids, path), "tokenizer")
+    return Vocabulary(_checked(_ordinary(load_tokenizer(path)), path), "tokenizer")
+
+
+def _ordinary(tokenizer: Any) -> list[int]:
+    added = {int(i) for i in tokenizer.get_added_tokens_decoder()}
+    return sorted(set(tokenizer.get_vocab(with_added_tokens=False).values()) - added)
 
 
 def words_of(path: Path) -> Vocabulary:
     """Ids of whole words with a leading space: text made of them encodes to exactly these ids."""
     tokenizer = load_tokenizer(path)
-    special = {int(i) for i in tokenizer.get_added_tokens_decoder()}
-    ids = sorted(set(tokenizer.get_vocab(with_added_tokens=False).values()) - special)
-    anchor = " the"
+    ids = _ordinary(tokenizer)
+    anchor = " the"  # decoders strip a space at the very beginning
     base = tokenizer.encode(anchor, add_special_tokens=False).ids
     decoded = tokenizer.decode_batch([[*base, i] for i in ids])
     before = tokenizer.decode(base)
