@@ -99,7 +99,7 @@ def test_compressed_bodies_both_ways(stub, start) -> None:
 def test_upstream_errors_are_passed_on_and_recorded_with_their_status(stub, start) -> None:
     recording = start(stub)
     sent = [
-        {"stub": {"status": 500}}, {"stub": {"status": 429}}, {"stub": {"no_usage": True}}, {"n": 3},
+        {"stub": {"status": 500}}, {"stub": {"status": 429}, "stream": True}, {"stub": {"no_usage": True}}, {"n": 3},
         {"stub": {"break_after": 0}, "stream": True}, {"stub": {"break_after": 3}, "stream": True},
     ]  # fmt: skip
     found: list[object] = []
@@ -112,6 +112,7 @@ def test_upstream_errors_are_passed_on_and_recorded_with_their_status(stub, star
                         recording.url + CHAT, json={"model": "m", "messages": MESSAGES} | extra
                     ) as reply:
                         await reply.read()
+                        assert "Content-Length" in reply.headers
                         found.append(reply.status)
                 except aiohttp.ClientError:
                     found.append("broken")

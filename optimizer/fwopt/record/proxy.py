@@ -24,6 +24,7 @@ _RECORDED: dict[str, Api] = {
     "/responses": "responses",
 }
 _MODELS_ASKED = 1000
+_EVENTS = "text/event-stream"
 
 
 class Proxy:
@@ -93,7 +94,7 @@ class Proxy:
             upstream = await self._upstream.send(request.method, request.raw_path, headers, body)
             if exchange is not None:
                 coding = upstream.headers.get("Content-Encoding")
-                withhold = withhold and coding in (None, "identity")
+                withhold = withhold and coding in (None, "identity") and upstream.content_type == _EVENTS
                 exchange.begin_reply(upstream.status, upstream.content_type, coding, withhold)
             response = await self._relay(request, upstream, exchange, withhold)
             cut = None
@@ -127,22 +128,9 @@ class Proxy:
         ended = False
         try:
             writer = await response.prepare(request)
-            if writer is not None and upstream.content_type == "text/event-stream":
+            if writer is not None and upstream.content_type == _EVENTS:
                 writer.send_headers()  # now, not with the first event
-            expected, come = upstream.content_length, 0
-            while chunk := await _next(upstream):
-                come += len(chunk)
-                passed = chunk
-                if exchange is not None:
-                    passed = exchange.feed(chunk, come == expected)
-                    if exchange.at_end:
-                        await exchange.end()
-                if passed:
-                    await response.write(passed)
-            if exchange is not None:
-                await exchange.end()
-                if rest := exchange.tail():
-                    await response.write(rest)
+            await _pump(upstream, response, exchange)
             await response.write_eof()
             ended = True
             if self._draining:
@@ -220,6 +208,23 @@ class _ClientGoneError(ConnectionError):
 
 class _UpstreamBrokeError(Exception):
     """The server's reply ended before its end."""
+
+
+async def _pump(upstream: aiohttp.ClientResponse, response: web.StreamResponse, exchange: Exchange | None) -> None:
+    expected, come = upstream.content_length, 0
+    while chunk := await _next(upstream):
+        come += len(chunk)
+        passed = chunk
+        if exchange is not None:
+            passed = exchange.feed(chunk, come == expected)
+            if exchange.at_end:
+                await exchange.end()
+        if passed:
+            await response.write(passed)
+    if exchange is not None:
+        await exchange.end()
+        if rest := exchange.tail():
+            await response.write(rest)
 
 
 async def _next(upstream: aiohttp.ClientResponse) -> bytes:
