@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from fwopt.engine.batch import make_plan
 from fwopt.engine.parallel import Ranks
@@ -56,3 +57,44 @@ def test_logits_equal_transformers_in_float32(name, tokens, model_folder, make_s
     ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
     for mine, theirs, start in zip(ours, reference(folder, torch.float32, texts), starts, strict=True):
         torch.testing.assert_close(mine, theirs[start - 1 :], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_near_transformers_in_bfloat16(name, model_folder, make_settings):
+    """As near as transformers in bf16 is itself to the exact logits, give or take rounding in another order."""
+    folder, texts = model_folder(name), prompts(320)
+    starts = [1, 30, 70, 16]
+    settings = make_settings(folder, {"max_num_batched_tokens": 48, "max_num_seqs": 3}, dtype="bf16")
+    ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
+    exact, theirs = reference(folder, torch.float32, texts), reference(folder, torch.bfloat16, texts)
+    after = [slice(start - 1, None) for start in starts]
+    ours_error = torch.cat([(m - e[a]).norm(dim=1) for m, e, a in zip(ours, exact, after, strict=True)])
+    their_error = torch.cat([(t[a] - e[a]).norm(dim=1) for t, e, a in zip(theirs, exact, after, strict=True)])
+    assert ours_error.median() < 1.5 * their_error.median()  # a token whose experts flip at a tie is far off in both
+
+
+def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
+    """A gpt-oss checkpoint as published, its experts in MXFP4, gives the logits of the numbers they stand for."""
+    from safetensors.torch import load_file, save_file
+
+    folder = model_folder("gpt-oss")
+    tensors = load_file(folder / "model.safetensors")
+    packed, plain = dict(tensors), dict(tensors)
+    generator = torch.Generator().manual_seed(0)
+    for name, values in tensors.items():
+        if name.endswith(("gate_up_proj", "down_proj")) and "experts" in name:
+            count, k, n = values.shape
+            blocks = torch.randint(0, 256, (count, n, k // 32, 16), dtype=torch.uint8, generator=generator)
+            scales = torch.randint(122, 126, (count, n, k // 32), dtype=torch.uint8, generator=generator)
+            del packed[name]
+            packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+            plain[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+    found = []
+    for kind, weights in (("packed", packed), ("plain", plain)):
+        place = tmp_path / kind
+        place.mkdir()
+        (place / "config.json").write_text((folder / "config.json").read_text())
+        save_file(weights, place / "model.safetensors")
+        found.append(logits_by_steps(Runner(make_settings(place), Ranks()), prompts(320), [1, 30, 70, 16]))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
