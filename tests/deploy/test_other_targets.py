@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fwopt.deploy.llamacpp_config import read
 from fwopt.errors import InputError
 from fwopt.live.servers.settings_file import assignments
 from fwopt.spec.candidate import Batching, Bf16, Candidate, Fp8, Gguf, Parallelism
+from fwopt.spec.engine import EngineSpec
 from fwopt.targets.gguf import file_name, find
 
 SMALL = Batching(max_num_seqs=8, max_num_batched_tokens=256, max_model_len=2048, block_size=32)
@@ -128,7 +130,7 @@ import json, sys
 from sglang.srt.server_args import prepare_server_args
 a = prepare_server_args(["--config", sys.argv[1], "--model-path", sys.argv[2]])
 names = "dtype quantization kv_cache_dtype tp_size pp_size dp_size ep_size max_running_requests chunked_prefill_size"
-names += " context_length page_size mem_fraction_static disable_radix_cache enable_dp_attention device"
+names += " context_length page_size mem_fraction_static disable_radix_cache attn_dp_size device"
 print(json.dumps({name: getattr(a, name) for name in names.split()}))
 """
 
@@ -146,11 +148,11 @@ SGLANG_CASES = {
         {"quantization": "fp8", "kv_cache_dtype": "fp8_e4m3", "disable_radix_cache": True},
     ),
     "sharded": Case(
-        Candidate(parallelism=Parallelism(tp=2, pp=2), batching=SMALL), {"tp_size": 2, "pp_size": 2, "dp_size": 1}
+        Candidate(parallelism=Parallelism(tp=2, pp=2), batching=SMALL), {"tp_size": 2, "pp_size": 2, "attn_dp_size": 1}
     ),
     "data parallel": Case(
         Candidate(parallelism=Parallelism(tp=2, dp=2), batching=SMALL),
-        {"tp_size": 4, "dp_size": 2, "enable_dp_attention": True, "max_running_requests": 16},
+        {"tp_size": 4, "attn_dp_size": 2, "max_running_requests": 16},
     ),
 }
 
@@ -159,11 +161,9 @@ SGLANG_CASES = {
 @pytest.mark.skipif(not SGLANG, reason="FWOPT_SGLANG_PYTHON is not set")
 @pytest.mark.parametrize("name", SGLANG_CASES)
 def test_sglang_shows_the_plans_own_values(make_plan, tmp_path, name):
-    import json
-
     assert SGLANG
     case = SGLANG_CASES[name]
-    write(make_plan(case.candidate), tmp_path, "sglang")
+    write(make_plan(case.candidate, engine=EngineSpec(name="sglang", version="0.5.23")), tmp_path, "sglang")
     command = [SGLANG, "-c", ASK, str(tmp_path / "sglang" / "config.yaml"), os.environ["FWOPT_SMOLLM2"]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -12,6 +12,8 @@ from fwopt.targets.quantization import native_quantization
 
 FILE = "config.yaml"
 KV_DTYPES = {"bf16": "bf16", "fp8": "fp8_e4m3"}
+ATTENTION_RANKS_SINCE = (0, 5, 23)
+"""First version known to have `attn-dp-size`."""
 NO_CHUNKS = -1
 """SGLang's own value of `chunked-prefill-size` for prompts computed whole."""
 
@@ -53,13 +55,12 @@ def settings(plan: Plan, entry: Entry) -> dict[str, Setting]:
     found["dtype"] = "bfloat16"
     if scheme := _on_load(plan, entry):
         found["quantization"] = scheme
-    # ranks of data-parallel attention are counted inside tp, and share the chunk among them
-    found |= {"kv-cache-dtype": KV_DTYPES[candidate.kv_dtype], "tp-size": p.tp * p.dp, "pp-size": p.pp, "dp-size": p.dp}
+    found |= {"kv-cache-dtype": KV_DTYPES[candidate.kv_dtype], "tp-size": p.tp * p.dp, "pp-size": p.pp}
     if p.dp > 1:
-        found["enable-dp-attention"] = True
+        found |= _data_parallel(plan.engine.version, p.dp)
     if plan.model.is_moe or p.ep:
         found["ep-size"] = p.tp * p.dp if p.ep else 1
-    chunk = b.max_num_batched_tokens * p.dp
+    chunk = b.max_num_batched_tokens * p.dp  # the ranks of data-parallel attention share it, and the requests
     found |= {
         "max-running-requests": b.max_num_seqs * p.dp,
         "chunked-prefill-size": chunk if b.chunked_prefill else NO_CHUNKS,
@@ -73,6 +74,14 @@ def settings(plan: Plan, entry: Entry) -> dict[str, Setting]:
     if plan.hardware.device.kind == "cpu":
         found["device"] = "cpu"
     return found
+
+
+def _data_parallel(version: str, ranks: int) -> dict[str, Setting]:
+    """Attention in data-parallel ranks, which SGLang counts inside tp. 0.5.23 no longer takes the older pair in a file."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if numbers >= ATTENTION_RANKS_SINCE:
+        return {"attn-dp-size": ranks}
+    return {"dp-size": ranks, "enable-dp-attention": True}
 
 
 def _on_load(plan: Plan, entry: Entry) -> str | None:
