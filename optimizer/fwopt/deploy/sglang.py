@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.deploy.vllm_flags import NEEDS_MODEL, weights_name
@@ -77,7 +79,7 @@ def settings(plan: Plan, entry: Entry) -> dict[str, Setting]:
 
 
 def _data_parallel(version: str, ranks: int) -> dict[str, Setting]:
-    """Attention in data-parallel ranks, which SGLang counts inside tp. 0.5.23 no longer takes the older pair in a file."""
+    """Attention in data-parallel ranks, which SGLang counts inside tp; newer versions refuse the older pair."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
     if numbers >= ATTENTION_RANKS_SINCE:
         return {"attn-dp-size": ranks}
