@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+import fwopt
 from fwopt.engine.messages import ResetPrefixCache
 from fwopt.engine.sequence import Sampling
 from fwopt.engine.server.link import Link
@@ -40,6 +41,7 @@ class Routes:
         app = web.Application(middlewares=[_errors], client_max_size=1 << 28)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/version", self._version)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
@@ -53,6 +55,9 @@ class Routes:
         model = {"id": self._served.name, "object": "model", "owned_by": "fwopt"}
         model |= {"max_model_len": self._served.max_model_len}  # type: ignore[dict-item]
         return web.json_response({"object": "list", "data": [model]})
+
+    async def _version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": fwopt.__version__})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(text=prometheus(self._link.counters), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -16,6 +16,8 @@ _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Refused|Ex
 _FLAG = re.compile(r"^\S*: error: .+|^error: .+")
 """argparse (`vllm: error: ...`) and llama.cpp (`error: invalid argument: ...`)."""
 _LLAMA = re.compile(r"^[\d.]+ E (\S+ +)?\S+: (?P<words>.+)$")
+_CHAIN_LINES = 3
+"""Error lines of llama.cpp at most so far apart belong together."""
 _ECHO = re.compile(
     r"initialization failed|See root cause above|died with exit|EngineDeadError|EngineCore encountered"
     r"|Worker failed with error|exiting due to|: failed to load model|CancelledError|^KeyboardInterrupt|^SystemExit"
@@ -23,14 +25,16 @@ _ECHO = re.compile(
 """Says only that something else failed."""
 
 _MEMORY = re.compile(
-    r"out of memory|OutOfMemory|cannot allocate memory|bad_alloc|failed to allocate|unable to allocate"
+    r"out of memory|OutOfMemory|insufficient memory|not enough memory|cannot allocate memory|bad_alloc"
+    r"|failed to allocate|unable to allocate"
     r"|no available memory for the cache|less than (requested|desired) .*memory|memory.* is less than"
-    r"|larger than the (maximum|available) .*KV cache|not enough memory",
+    r"|larger than the (maximum|available) .*KV cache",
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
-    r"error: |error while handling|invalid argument|unrecognized|ValidationError|Value error|HFValidationError|OSError|NotFoundError"
-    r"|No such file|failed to open|error loading model|couldn't bind|address already in use|InputError|not supported",
+    r"error: |error while handling|invalid argument|unrecognized|ValidationError|Value error|OSError|NotFoundError"
+    r"|No such (file|option)|GGUF file|failed to open|error loading model|couldn't bind|address already in use"
+    r"|InputError|not supported",
     re.IGNORECASE,
 )
 _PORT = re.compile(r"address already in use|couldn't bind", re.IGNORECASE)
@@ -39,14 +43,17 @@ _PORT = re.compile(r"address already in use|couldn't bind", re.IGNORECASE)
 def last_words(log: str) -> str:
     """The line of the log that names the cause; its last line where none does.
 
-    A traceback that ends in the failure of another process is passed over: the cause stands further up.
+    A traceback that ends in the failure of another process is passed over: the cause stands further up. Of llama.cpp's
+    error lines that follow each other the first counts: the rest say which of its parts failed for that.
     """
     lines = [_PREFIX.sub("", line).rstrip() for line in log.splitlines()]
     found: str | None = None
+    in_chain = 0
     for i, line in enumerate(lines):
         words = _cause(lines, i, line)
-        if words is not None:
+        if words is not None and not (in_chain and _LLAMA.match(line)):
             found = words
+        in_chain = _CHAIN_LINES if _LLAMA.match(line) else max(0, in_chain - 1)
     if found is None:
         found = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     return found if len(found) <= _LONGEST else f"{found[: _LONGEST - 3]}..."
