@@ -37,20 +37,20 @@ def predicted(name: str | None, change: dict) -> pd.Series:
         ("host", {"concurrency": 1}, "pred_tpot_mean_ms", -1),
         ("api", {"concurrency": 1}, "pred_ttft_mean_ms", -1),
         ("front", {"load_type": "burst_all_at_once", "isl": 50}, "pred_ttft_mean_ms", -1),
-        ("streaming", {"load_type": "burst_all_at_once", "isl": 50, "num_prompts": 900}, "pred_tpot_mean_ms", -1),
+        ("streaming", {"isl": 50, "concurrency": 100, "num_prompts": 300}, "pred_ttft_mean_ms", -1),
         ("graphs", {"concurrency": 3}, "pred_tpot_mean_ms", -1),
-        ("prefill-first", SGLANG | {"tp": 2}, "pred_tpot_mean_ms", -1),
-        ("reservation", SGLANG, "pred_tpot_mean_ms", 1),
-        ("chunking", {}, "pred_ttft_mean_ms", -1),
+        ("prefill-first", SGLANG | {"tp": 2}, "pred_ttft_mean_ms", -1),
+        ("reservation", SGLANG | {"isl": 500, "osl": 1500}, "pred_ttft_mean_ms", -1),
+        ("chunking", {"concurrency": 8}, "pred_ttft_mean_ms", 1),
         ("context", {}, "pred_ttft_mean_ms", -1),
         ("kv-limit", {"concurrency": 100}, "pred_ttft_mean_ms", -1),
         ("kv-memory", {"concurrency": 100}, "pred_ttft_mean_ms", -1),
         ("recompute", {"concurrency": 100, "osl": 2000}, "pred_output_tok_s", 1),
-        ("mla", LATENT, "pred_tpot_mean_ms", 1),
+        ("mla", LATENT | {"concurrency": 2}, "pred_tpot_mean_ms", 1),
         ("windows", WINDOWS, "pred_tpot_mean_ms", 1),
         ("all-reduce", {}, "pred_tpot_mean_ms", -1),
         ("eager-all-reduce", {}, "pred_ttft_mean_ms", -1),
-        ("routing", WINDOWS, "pred_tpot_mean_ms", -1),
+        ("routing", LATENT | {"model": "Qwen/Qwen3-235B-A22B-FP8", "tp": 4}, "pred_ttft_mean_ms", -1),
     ],
 )
 def test_leaving_an_effect_out_moves_what_it_names(name, change, column, sign):
@@ -60,9 +60,10 @@ def test_leaving_an_effect_out_moves_what_it_names(name, change, column, sign):
 
 
 def test_blocks_matter_where_sequences_are_short():
-    """Blocks of 16 tokens for requests of 17: nearly half of the cache is padding."""
-    short = {"isl": 17, "osl": 2, "concurrency": 800, "num_prompts": 1600, "max_num_seqs": 2000,
-             "max_num_batched_tokens": 8192, "server_cmd_or_flags": "--gpu-memory-utilization 0.502"}  # fmt: skip
+    """Blocks of 16 tokens for requests of 17 to 31: up to half of the cache is padding."""
+    flags = "--max-model-len 64 --gpu-memory-utilization 0.56"
+    short = {"isl": 17, "osl": 14, "concurrency": 200, "num_prompts": 600, "max_num_batched_tokens": 8192,
+             "max_num_seqs": 4000, "server_cmd_or_flags": flags}  # fmt: skip
     full, without = predicted(None, short), predicted("blocks", short)
     assert without["pred_ttft_mean_ms"] < full["pred_ttft_mean_ms"]
 

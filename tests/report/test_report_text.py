@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from fwopt.report import markdown
-from fwopt.report.facts import verdict
 from fwopt.report.settings import settings
 from fwopt.report.terminal import render
+from fwopt.report.verdict import verdict
 from fwopt.spec.objective import Goal, Objective
 from fwopt.spec.outcome import Distribution
 from fwopt.spec.plan import RejectedCount

@@ -64,7 +64,9 @@ def calibration_without(calibration: Calibration, off: frozenset[str]) -> Calibr
 def priors_without(off: frozenset[str]) -> Priors:
     priors = load_priors()
     if "routing" in off:
-        return priors.model_copy(update={"moe": priors.moe.model_copy(update={"routing": "balanced"})})
+        routing = priors.moe.model_copy(update={"routing": "balanced"})
+        # tables built from a profile are shared by version
+        return priors.model_copy(update={"moe": routing, "version": f"{priors.version}, balanced"})
     return priors
 
 

@@ -19,11 +19,9 @@ from fwopt.report.facts import (
     baseline_name,
     is_baseline,
     month_basis,
-    outcome,
     tightest,
     unit_cost,
     unit_price,
-    verdict,
     would_have_won,
 )
 from fwopt.report.front import MEANINGS, front
@@ -32,6 +30,7 @@ from fwopt.report.ladder import counts, ladder
 from fwopt.report.settings import compare
 from fwopt.report.tiles import tiles
 from fwopt.report.trials import listed
+from fwopt.report.verdict import outcome, verdict
 from fwopt.spec.outcome import Trial
 from fwopt.spec.plan import Entry, Plan
 from fwopt.spec.provenance import CODES, ProvenanceShares

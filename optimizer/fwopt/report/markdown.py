@@ -10,14 +10,13 @@ from fwopt.report.comparison import quality, room, rows
 from fwopt.report.facts import (
     baseline_name,
     is_baseline,
-    outcome,
     tightest,
     unit_price,
-    verdict,
     would_have_won,
 )
 from fwopt.report.ladder import counts, ladder
 from fwopt.report.settings import compare
+from fwopt.report.verdict import outcome, verdict
 from fwopt.spec.outcome import Trial
 from fwopt.spec.plan import Entry, Plan
 

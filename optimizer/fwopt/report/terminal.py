@@ -14,10 +14,11 @@ from rich.text import Text
 from fwopt.report import format as f
 from fwopt.report import live
 from fwopt.report.comparison import room, rows
-from fwopt.report.facts import baseline_name, is_baseline, tightest, unit_price, verdict, would_have_won
+from fwopt.report.facts import baseline_name, is_baseline, tightest, unit_price, would_have_won
 from fwopt.report.ladder import counts, ladder
 from fwopt.report.plot import plot
 from fwopt.report.settings import differences
+from fwopt.report.verdict import verdict
 from fwopt.spec.outcome import Trial
 from fwopt.spec.plan import Entry, Plan
 

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Literal
 
 from fwopt.search import ranking
+from fwopt.search.asked import excess, meets, never_fits, one_replica, with_replicas
 from fwopt.search.capacity import TOLERANCE, Edge, capacity_of, find_edge
 from fwopt.search.ladder import Ask, Ladder, Role, Stopped, StopReason
 from fwopt.search.sampler import Sampler
@@ -103,7 +104,7 @@ class Tuner:
         what that implies is then only recorded."""
         everything = list(self.space.enumerate())
         if self.objective.slos and self._counts_gpus():
-            settings = {_with_replicas(c, 1).id: _with_replicas(c, 1) for c in everything}
+            settings = {with_replicas(c, 1).id: with_replicas(c, 1) for c in everything}
             self._fewest_replicas([(c, self.space.replica_counts(c.parallelism)) for c in settings.values()], "search")
         self._run([Ask(c) for c in everything], batch=BATCH * 4)
         self._found.enumerated = True
@@ -113,7 +114,7 @@ class Tuner:
 
     def _nearest(self) -> None:
         """Nothing fits: simulate those that the roofline rejected by least, so that the answer has numbers."""
-        fell = [(excess, t) for t in self.ladder.seen if (excess := _excess(t.outcome)) is not None]
+        fell = [(beyond, t) for t in self.ladder.seen if (beyond := excess(t.outcome)) is not None]
         ranked = sorted(fell, key=lambda pair: (pair[0], pair[1].candidate.parallelism.gpus, pair[1].number))
         self._run([Ask(t.candidate, "nearest") for _, t in ranked[:NEAREST]])
 
@@ -129,13 +130,13 @@ class Tuner:
             self._found.baseline = self._run([Ask(baseline, "baseline")])[0]
             return
         found = self._fewest_replicas([(baseline, counts)], "baseline")[0]
-        chosen = _with_replicas(baseline, found or counts[-1])
+        chosen = with_replicas(baseline, found or counts[-1])
         self._found.baseline = self._run([Ask(chosen, "baseline")])[0]
 
     def _baseline_so_far(self) -> Trial | None:
         """When stopped while counting replicas: the fewest known to suffice, otherwise the most tried."""
         tried = [t for t in self.ladder.seen if t.role == "baseline"]
-        enough = [t for t in tried if _meets(t.outcome)]
+        enough = [t for t in tried if meets(t.outcome)]
         fewest_first = sorted(enough or tried, key=lambda t: t.candidate.parallelism.replicas, reverse=not enough)
         return fewest_first[0] if fewest_first else None
 
@@ -143,8 +144,8 @@ class Tuner:
         """Bisect the replica count of each candidate; all bisections side by side."""
 
         def answer(batch: list[tuple[int, int]]) -> list[bool]:
-            asks = [Ask(self._canonical(_with_replicas(starts[i][0], replicas)), role) for i, replicas in batch]
-            return [_meets(trial.outcome) for trial in self._run(asks, batch=len(asks))]
+            asks = [Ask(self._canonical(with_replicas(starts[i][0], replicas)), role) for i, replicas in batch]
+            return [meets(trial.outcome) for trial in self._run(asks, batch=len(asks))]
 
         return lockstep([fewest(counts) for _, counts in starts], answer)
 
@@ -166,7 +167,7 @@ class Tuner:
             best = [t for t in (ranking.nearest_miss(evaluated),) if t]
         self._anchor(
             [
-                self._start(t.candidate.quantization, _one(t.candidate.parallelism), kv, batching)
+                self._start(t.candidate.quantization, one_replica(t.candidate.parallelism), kv, batching)
                 for t, kv, batching in product(best, self.space.kv_dtypes, (default, small))
             ]
         )
@@ -186,7 +187,7 @@ class Tuner:
         if self._counts_gpus():
             self._fewest_replicas(counted, "search")
         else:
-            self._run([Ask(self.space.canonical(_with_replicas(c, counts[-1]))) for c, counts in counted])
+            self._run([Ask(self.space.canonical(with_replicas(c, counts[-1]))) for c, counts in counted])
 
     def _explore(self) -> None:
         """Batches from the sampler until the budget is spent or nothing new comes."""
@@ -210,7 +211,7 @@ class Tuner:
             fewer = [r for r in self.space.replica_counts(candidate.parallelism) if r < candidate.parallelism.replicas]
             if not fewer:
                 return
-            smaller = self.space.canonical(_with_replicas(candidate, fewer[-1]))
+            smaller = self.space.canonical(with_replicas(candidate, fewer[-1]))
             memory, prefix = max(self.space.gpu_memory_utilization), candidate.batching.prefix_caching
             limits = product(self.space.max_num_seqs, self.space.max_num_batched_tokens)
             batchings = [self.space.batching(seqs, tokens, memory, prefix) for seqs, tokens in limits]
@@ -226,7 +227,7 @@ class Tuner:
         too_big = {
             (scheme_name(t.candidate.quantization), layout_name(t.candidate.parallelism))
             for t in trials
-            if _never_fits(t, max(self.space.gpu_memory_utilization))
+            if never_fits(t, max(self.space.gpu_memory_utilization))
         }
         update = {"quantizations": left, "impossible": (*self.space.impossible, *sorted(too_big))}
         narrowed = self.space.model_copy(update=update)
@@ -281,7 +282,7 @@ class Tuner:
             if t.candidate.id not in self._found.capacities and t.candidate.parallelism.gpus == best.parallelism.gpus
         ]
         outcomes = self._run([Ask(c, "capacity", rate) for c in others[:CHALLENGERS]])
-        further = [c for c, t in zip(others, outcomes, strict=False) if _meets(t.outcome)]
+        further = [c for c, t in zip(others, outcomes, strict=False) if meets(t.outcome)]
         self._measure_capacity(further, start=rate)
 
     def _measure_capacity(self, candidates: Sequence[Candidate], start: float = 1.0) -> None:
@@ -294,34 +295,3 @@ class Tuner:
             capacity = capacity_of(edge, self.window_s)
             if capacity is not None:
                 self._found.capacities[candidate.id] = capacity
-
-
-def _excess(outcome: Evaluation | Rejected) -> float | None:
-    """How far the roofline is beyond what there is; None for everything that did not fall there."""
-    if outcome.kind != "rejected" or outcome.rung != "bound" or not outcome.need or not outcome.have:
-        return None
-    return outcome.need / outcome.have
-
-
-def _never_fits(trial: Trial, utilization: float) -> bool:
-    """The weights and working memory exceed the GPU at the highest memory fraction of the space too, by more than
-    smaller batches could save."""
-    outcome, used = trial.outcome, trial.candidate.batching.gpu_memory_utilization
-    if outcome.kind != "rejected" or outcome.rung != "memory" or outcome.unit != "bytes":
-        return False
-    if not outcome.need or not outcome.have or "weights" not in outcome.reason:
-        return False
-    return outcome.need > 1.08 * outcome.have * utilization / used
-
-
-def _meets(outcome: Evaluation | Rejected) -> bool:
-    return outcome.kind == "evaluation" and outcome.feasible
-
-
-def _with_replicas(candidate: Candidate, replicas: int) -> Candidate:
-    parallelism = candidate.parallelism.model_copy(update={"replicas": replicas})
-    return candidate.model_copy(update={"parallelism": parallelism})
-
-
-def _one(layout: Parallelism) -> Parallelism:
-    return layout.model_copy(update={"replicas": 1})
