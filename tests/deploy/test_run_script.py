@@ -34,6 +34,10 @@ start = {{"argv": sys.argv[1:], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}}
 
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
     def do_POST(self):
         hold = self.rfile.read(int(self.headers["Content-Length"])) == b"hold"
         self.send_response(200)

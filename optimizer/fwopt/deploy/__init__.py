@@ -14,6 +14,9 @@ from fwopt.spec.plan import Plan
 
 TARGETS: dict[str, str] = {
     "vllm": "fwopt.deploy.vllm:render",
+    "llamacpp": "fwopt.deploy.llamacpp:render",
+    "fwopt": "fwopt.deploy.reference:render",
+    "sglang": "fwopt.deploy.sglang:render",
 }
 """Engine name -> `module:function`, a pure `Plan -> {file name: text}`. A new target: one module, one line here."""
 

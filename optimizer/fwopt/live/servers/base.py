@@ -13,12 +13,13 @@ from fwopt.spec.candidate import Candidate
 from fwopt.spec.outcome import Rejected
 
 Failure = Literal["refused", "crashed", "out of memory", "never ready", "hung", "gone"]
-"""refused: a flag or file it does not accept; gone: died after it had been ready."""
+"""refused: a flag, file or port it does not accept; crashed: died while starting; hung: lives and does not answer;
+gone: died after it had been ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start."""
+    """What to start: one replica of an exported deployment, without its router."""
 
     folder: Path
     """Exported files of one target, as `fwopt.deploy.write` leaves them."""
@@ -29,7 +30,14 @@ class Launch:
     port: int | None = None
     """None: a free one."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """Added to this process's environment."""
+    arguments: tuple[str, ...] = ()
+    """Further words for the engine's command line, after everything the files say."""
     ready_timeout_s: float = 900.0
+    answer_timeout_s: float = 30.0
+    """How long a server that is up may take to answer `check` before it counts as hung."""
+    stop_grace_s: float = 15.0
+    """From SIGTERM to SIGKILL."""
 
 
 class ServerError(FwoptError):
@@ -47,18 +55,22 @@ class ServerError(FwoptError):
 
 
 class Server(Protocol):
-    """One running deployment, on loopback. A context manager: leaving it stops the whole process group."""
+    """One running deployment, on loopback. A context manager: leaving it ends every process of it."""
 
     def start(self) -> Endpoint:
-        """Start, wait until it answers; raises `ServerError`, leaving no process behind."""
+        """Start, wait until it has generated a token; raises `ServerError`, leaving no process behind."""
         ...
 
-    def check(self) -> None:
-        """Raise `ServerError` when it no longer runs."""
+    def check(self, *, generate: bool = False) -> None:
+        """Raise `ServerError` when it no longer runs or no longer answers.
+
+        `generate` asks for one token too: a front end may answer while its engine is stuck. Not under load, where the
+        request waits its turn.
+        """
         ...
 
     def stop(self) -> None:
-        """End every process it started and wait until memory is free. Harmless when called again."""
+        """End every process it started and wait until GPU memory is free. Harmless when called again."""
         ...
 
     def __enter__(self) -> Endpoint: ...

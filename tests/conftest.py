@@ -1,4 +1,4 @@
-"""A small complete plan, and a way to swap its candidate."""
+"""A small complete plan, and a way to swap its candidate, model, hardware and engine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _model(name: str, stored: str | None, moe: bool) -> ModelSpec:
     )
 
 
-def _evaluation(candidate: Candidate) -> Evaluation:
+def _evaluation(candidate: Candidate, kv_blocks: int) -> Evaluation:
     slow = Distribution(mean_s=0.4, p50_s=0.3, p90_s=0.8, p95_s=1.0, p99_s=1.3, max_s=2.0)
     metrics = Metrics(
         requests=10, finished=10, rejected={}, duration_s=60.0, prompt_tokens=1000, output_tokens=500,
@@ -56,18 +56,32 @@ def _evaluation(candidate: Candidate) -> Evaluation:
         slack=0.65,
         cost=None,
         provenance=ProvenanceShares(measured=0.7, interpolated=0.25, bound=0.05),
-        kv_blocks_per_replica=40000,
+        kv_blocks_per_replica=kv_blocks,
         peak_kv_blocks=10000,
         mean_batch=20.0,
         busy_share=0.5,
     )
 
 
+H200 = DeviceSpec(
+    name="h200", full_name="H200-SXM-141GB", memory_bytes=141 * 10**9, bandwidth_bytes_per_s=4.8e12,
+    bf16_flops=989e12, link_bytes_per_s=450e9, fabric="NVLink", source="test",
+)  # fmt: skip
+CPU = DeviceSpec(
+    kind="cpu", name="cpu-test-2c", full_name="Test processor, 2 cores", memory_bytes=16 * 2**30,
+    bandwidth_bytes_per_s=2e10, bf16_flops=1e12, link_bytes_per_s=2e10, fabric="shared memory", source="test",
+)  # fmt: skip
 DEPLOYED = Candidate(
     quantization=Fp8(),
     parallelism=Parallelism(tp=2, replicas=4),
     batching=Batching(max_num_seqs=256, max_num_batched_tokens=4096),
 )
+
+
+@pytest.fixture(scope="session")
+def cpu() -> DeviceSpec:
+    """A processor as a device."""
+    return CPU
 
 
 @pytest.fixture
@@ -78,7 +92,7 @@ def make_plan(make_plan_once: MakePlan) -> MakePlan:
 
 @pytest.fixture(scope="session")
 def make_plan_once() -> MakePlan:
-    """`make_plan(candidate, stored=..., moe=..., name=..., needs_checkpoint=...)`."""
+    """`make_plan(candidate, stored=..., moe=..., name=..., needs_checkpoint=..., model=..., device=..., engine=...)`."""
 
     def make(
         candidate: Candidate = DEPLOYED,
@@ -88,24 +102,24 @@ def make_plan_once() -> MakePlan:
         name: str = "Qwen/Qwen3-8B",
         needs_checkpoint: str | None = None,
         chosen: bool = True,
+        model: ModelSpec | None = None,
+        device: DeviceSpec = H200,
+        engine: EngineSpec | None = None,
+        kv_blocks: int = 40000,
     ) -> Plan:
         entry = Entry(
             candidate=candidate,
-            evaluation=_evaluation(candidate),
+            evaluation=_evaluation(candidate, kv_blocks),
             quality=QualityEstimate(kl=0.004, top1=0.987, known="assumed", source="literature"),
             needs_checkpoint=needs_checkpoint,
         )
-        device = DeviceSpec(
-            name="h200", full_name="H200-SXM-141GB", memory_bytes=141 * 10**9, bandwidth_bytes_per_s=4.8e12,
-            bf16_flops=989e12, link_bytes_per_s=450e9, fabric="NVLink", source="test",
-        )  # fmt: skip
         return Plan(
             fwopt_version="0.1.0",
             workload="azure-conv",
             rate_scale=16,
-            model=_model(name, stored, moe),
+            model=model or _model(name, stored, moe),
             hardware=HardwareSpec(device=device, count=8, source="catalogue"),
-            engine=EngineSpec(),
+            engine=engine or EngineSpec(),
             objective=Objective(slos=(Slo.parse("ttft:p99<2s"),)),
             profile="h200",
             inputs=(),

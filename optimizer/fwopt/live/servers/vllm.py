@@ -1,0 +1,33 @@
+"""vLLM's OpenAI-compatible server, started from the exported `config.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from fwopt.errors import InputError
+from fwopt.live.servers.base import ServerError
+from fwopt.live.servers.executables import python_module
+from fwopt.live.servers.started import StartedServer
+from fwopt.spec.engine import EngineName
+
+
+class VllmServer(StartedServer):
+    """`vllm serve --config config.yaml`."""
+
+    engine: ClassVar[EngineName] = "vllm"
+    name: ClassVar[str] = "vLLM"
+
+    def command(self, port: int) -> list[str]:
+        command = [*python_module("FWOPT_VLLM_PYTHON", "vllm.entrypoints.cli.main", "vllm"), "serve"]
+        config = (self.launch.folder / "config.yaml").absolute()
+        if not config.is_file():
+            raise InputError(f"{config}: no such file; write it with fwopt export")
+        if self.launch.model is not None:
+            if self.launch.model.startswith(("/", ".")) and not Path(self.launch.model).is_dir():
+                raise ServerError(self.name, "refused", f"model {self.launch.model}: no such folder", None)
+            command.append(self.launch.model)
+        return [*command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+
+    def env(self) -> dict[str, str]:
+        return {"VLLM_NO_USAGE_STATS": "1"}
