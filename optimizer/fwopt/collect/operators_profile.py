@@ -14,6 +14,7 @@ from fwopt.collect.operators import Bench, Task, layer, tasks, torch_variant
 from fwopt.collect.probes import Row
 from fwopt.errors import InputError
 from fwopt.perf.environment import Measured
+from fwopt.perf.store import open_profile
 from fwopt.perf.write import NewTable, add_measurements
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import ModelSpec
@@ -55,6 +56,13 @@ class OperatorsRun:
     @property
     def torch_device(self) -> str:
         return "cpu" if self.device.kind == "cpu" else "cuda"
+
+    def known(self) -> Measured | None:
+        """An earlier measurement of the same in `out`."""
+        folder = self.out / self.device.name / f"{ENGINE}-{__version__}"
+        if not (folder / "environment.json").exists():
+            return None
+        return next((m for m in open_profile(folder).environment.measured if m.what == self.what), None)
 
     def measure(self) -> Path:
         """Time everything, and keep it: the profile's folder."""
