@@ -9,7 +9,7 @@ import pytest
 from fwopt.collect import machine
 from fwopt.collect.journal import Journal
 from fwopt.collect.machine import Busy, BusyError
-from fwopt.collect.probes import Limits, Probe, Sample
+from fwopt.collect.probes import Limits
 from fwopt.collect.steps_profile import StepsRun, Subject
 from fwopt.collect.stream import ProbeError
 from fwopt.errors import InputError
@@ -125,11 +125,9 @@ def test_what_runs_on_this_machine_is_seen():
 
 def test_a_journal_of_something_else_is_refused(tmp_path):
     path = tmp_path / "j.jsonl"
-    Journal.open(path, {"engine": "vllm-0.32.0"}, resume=False).append(
-        Probe("prefill", 0, 1), [Sample("prefill", 0, 0.0, 0, 1, 0.1)]
-    )
+    Journal.open(path, {"engine": "vllm-0.32.0"}, resume=False).append("prefill 1", [{"seconds": 0.1}])
     again = Journal.open(path, {"engine": "vllm-0.32.0"}, resume=True)
-    assert again.get(Probe("prefill", 0, 1)) == [Sample("prefill", 0, 0.0, 0, 1, 0.1)]
+    assert again.get("prefill 1") == [{"seconds": 0.1}]
     with pytest.raises(InputError, match=r"begun with other engine \(vllm-0.32.0\)"):
         Journal.open(path, {"engine": "vllm-0.33.0"}, resume=True)
     path.write_text("not json\n")

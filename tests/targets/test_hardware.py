@@ -1,14 +1,16 @@
 """GPUs: names, peak figures, prices that say where they come from, and this machine's own."""
 
 import csv
+import os
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
 
 import fwopt.targets.hardware as hardware
 from fwopt.errors import InputError, UnknownNameError
-from fwopt.targets import load_hardware, nvml
+from fwopt.targets import cpu, load_hardware, nvml
 
 DATA = Path(hardware.__file__).parent / "data"
 
@@ -101,15 +103,59 @@ def test_what_cannot_be_known_names_the_flag_to_add(monkeypatch, products, messa
         load_hardware(None)
 
 
-def test_without_a_driver_one_line_says_what_to_add(monkeypatch):
+def _nvml_answers(monkeypatch, code):
     import pynvml
 
-    def absent():
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    def fails():
+        raise pynvml.NVMLError(code)
 
-    monkeypatch.setattr(pynvml, "nvmlInit", absent)
-    with pytest.raises(InputError, match=r"no NVIDIA driver .* --hardware h200:8"):
+    monkeypatch.setattr(pynvml, "nvmlInit", fails)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processors are described on Linux only")
+def test_without_a_driver_this_machine_s_processor_is_planned_for(monkeypatch, tmp_path):
+    import pynvml
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu.this_processor.cache_clear()
+    _nvml_answers(monkeypatch, pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    found = load_hardware(None)
+    assert (found.device.kind, found.count, found.price, found.source) == ("cpu", 1, None, "this machine")
+    assert found.device.name.startswith("cpu-")
+    assert found.device.name.endswith(f"-{len(os.sched_getaffinity(0))}c")
+    assert found.device.memory_bytes > 2**28
+    assert found.device.bandwidth_bytes_per_s > 1e8
+    assert load_hardware("cpu", 0.5).price.usd_per_gpu_hour == 0.5
+    cpu.this_processor.cache_clear()
+    assert load_hardware(found.device.name).device == found.device, "measured once, then kept"
+
+
+def test_a_driver_that_does_not_answer_is_not_taken_for_none(monkeypatch):
+    import pynvml
+
+    _nvml_answers(monkeypatch, pynvml.NVML_ERROR_UNKNOWN)
+    with pytest.raises(InputError, match=r"does not answer .* --hardware h200:8"):
         load_hardware(None)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "name"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8480C CPU @ 2.00GHz", "cpu-intel-xeon-platinum-8480c-8c"),
+        ("AMD EPYC 9654 96-Core Processor", "cpu-amd-epyc-9654-96-core-processor-8c"),
+        ("", "cpu-unknown-8c"),
+    ],
+)
+def test_processors_of_one_type_have_one_name(model_name, name):
+    assert cpu.device_name(model_name, 8) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("cpu:2", "one processor"), ("cpu-amd-epyc-1c", "only this machine's own processor")]
+)
+def test_only_this_machine_s_one_processor_can_be_named(text, words):
+    with pytest.raises(InputError, match=words):
+        load_hardware(text)
 
 
 def test_every_nvml_product_is_in_the_catalogue():

@@ -18,7 +18,19 @@ def profile(
     hardware: o.Hardware = None,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Measure the server that runs there.", rich_help_panel=_ENGINE),
+        typer.Option(
+            metavar="URL",
+            help="Measure the server that runs there. [default: start the engine, and end it]",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Weights to start the engine with: a converted checkpoint, a GGUF file. [default: the model's folder]",
+            rich_help_panel=_ENGINE,
+        ),
     ] = None,
     scheme: Annotated[
         str | None,
@@ -29,17 +41,28 @@ def profile(
         ),
     ] = None,
     max_num_seqs: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Sequences at a time to measure up to.", rich_help_panel=_ENGINE)
+        int,
+        typer.Option(min=2, metavar="N", help="Most sequences at a time that it takes.", rich_help_panel=_ENGINE),
     ] = 32,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(min=16, metavar="N", help="Token budget it was started with.", rich_help_panel=_ENGINE)
+        int, typer.Option(min=16, metavar="N", help="Most tokens a step (llama.cpp: n_batch).", rich_help_panel=_ENGINE)
     ] = 2048,
     max_model_len: Annotated[
         int | None,
         typer.Option(
-            min=128, metavar="N", help="Context it was started with. [default: the model's]", rich_help_panel=_ENGINE
+            min=128, metavar="N", help="Longest context. [default: the model's, at most 4096]", rich_help_panel=_ENGINE
         ),
     ] = None,
+    operators: Annotated[
+        bool,
+        typer.Option(
+            "--operators", help="Time operators with torch instead of an engine's steps.", rich_help_panel=_ENGINE
+        ),
+    ] = False,
+    ranks: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="With --operators: devices to all-reduce over.", rich_help_panel=_ENGINE),
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Profiles to add to. [default: the user's own]", rich_help_panel=_RUN),
@@ -59,13 +82,16 @@ def profile(
 ) -> None:
     """Measure what a step of an engine takes on this machine, through its own API; plans then rest on that.
 
-    Example: fwopt profile --engine vllm==0.32.0 --model ./SmolLM2-135M --url http://127.0.0.1:8000
+    Example: fwopt profile --engine vllm --model ./SmolLM2-135M-Instruct --hardware cpu
     """
     from fwopt.cli import profiling
 
     asked = profiling.Asked(
-        engine=engine, model=model, hardware=hardware, url=url, scheme=scheme, max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens, max_model_len=max_model_len, out=out, again=again,
-        resume=resume, quick=quick, allow_busy=allow_busy,
+        engine=engine, model=model, hardware=hardware, url=url, weights=weights, scheme=scheme,
+        max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens, max_model_len=max_model_len,
+        ranks=ranks, out=out, again=again, resume=resume, quick=quick, allow_busy=allow_busy,
     )  # fmt: skip
-    profiling.run(asked)
+    if operators:
+        profiling.run_operators(asked)
+    else:
+        profiling.run_steps(asked)

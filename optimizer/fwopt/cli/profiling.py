@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +15,14 @@ import typer
 from fwopt.errors import InputError
 
 if TYPE_CHECKING:
-    from fwopt.collect.probes import Probe, Row
+    from fwopt.collect.probes import Row
     from fwopt.collect.steps_profile import StepsRun, Subject
     from fwopt.live.endpoint import Endpoint
     from fwopt.perf.step_law import StepLaw
+    from fwopt.spec.hardware import HardwareSpec
+
+LONGEST_UNLESS_ASKED = 4096
+"""Contexts beyond take long to measure and much memory to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,48 +33,77 @@ class Asked:
     model: str | None
     hardware: str | None
     url: str | None
+    weights: Path | None
     scheme: str | None
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int | None
+    ranks: int
     out: Path | None
     again: bool
     resume: bool
     quick: bool
     allow_busy: bool
 
+    @property
+    def place(self) -> Path:
+        """The profiles to add to."""
+        from fwopt.paths import own_profiles
 
-def run(asked: Asked) -> None:
+        return self.out or own_profiles()
+
+
+def run_steps(asked: Asked) -> None:
+    """`fwopt profile`."""
     from fwopt.collect.probes import Limits
     from fwopt.collect.steps_profile import StepsRun
-    from fwopt.paths import own_profiles
 
-    if asked.url is None:
-        raise InputError("name the server to measure, for example --url http://127.0.0.1:8000")
-    subject, endpoint = _subject(asked, asked.url.rstrip("/").removesuffix("/v1"))
-    out = asked.out or own_profiles()
-    known = subject.known(out)
+    subject, hardware = _subject(asked)
+    known = subject.known(asked.place)
     if known is not None and not asked.again:
-        typer.echo(f"{out} has {known.what}, measured {known.date}: nothing to do (--again measures it anew)")
+        typer.echo(f"{asked.place} has {known.what}, measured {known.date}: nothing to do (--again measures it anew)")
         return
-    length = min(asked.max_model_len or subject.model.max_context_tokens, subject.model.max_context_tokens)
+    longest = subject.model.max_context_tokens
+    length = min(asked.max_model_len or min(longest, LONGEST_UNLESS_ASKED), longest)
+    limits = Limits(asked.max_num_seqs, asked.max_num_batched_tokens, length)
     steps = StepsRun(
-        subject, Limits(asked.max_num_seqs, asked.max_num_batched_tokens, length), out,
-        command=f"attached to {asked.url}", quick=asked.quick, resume=asked.resume, allow_busy=asked.allow_busy,
-        say=_say,
-    )  # fmt: skip
+        subject, limits, asked.place, quick=asked.quick, resume=asked.resume, allow_busy=asked.allow_busy, say=_say
+    )
     steps.before()
     started = time.monotonic()
-    folder, law, rows = _measured(steps, endpoint)
+    folder, law, rows = _served(asked, steps, hardware)
     for line in summary(law, rows):
         typer.echo(line)
     typer.echo(f"wrote {folder} in {time.monotonic() - started:.0f} s")
 
 
-def _subject(asked: Asked, url: str) -> tuple[Subject, Endpoint]:
-    from fwopt.collect.attach import running_version, served_name
+def run_operators(asked: Asked) -> None:
+    """`fwopt profile --operators`."""
+    from fwopt.collect.operators_profile import OperatorsRun
+    from fwopt.targets import load_hardware, load_model
+
+    if asked.model is None:
+        raise InputError("name the model whose operators to time, for example --model Qwen/Qwen3-8B")
+    model, device = load_model(asked.model), load_hardware(asked.hardware).device
+    operators = OperatorsRun(
+        model, device, asked.place, ranks=asked.ranks, quick=asked.quick, resume=asked.resume,
+        allow_busy=asked.allow_busy, say=_say,
+    )  # fmt: skip
+    known = operators.known()
+    if known is not None and not asked.again:
+        typer.echo(f"{asked.place} has {known.what}, measured {known.date}: nothing to do (--again measures it anew)")
+        return
+    started = time.monotonic()
+    with _progress() as tell:
+        operators.on_task = tell
+        folder = operators.measure()
+    typer.echo(f"wrote {folder} in {time.monotonic() - started:.0f} s")
+
+
+def _subject(asked: Asked) -> tuple[Subject, HardwareSpec]:
+    from fwopt.collect.attach import running_version
+    from fwopt.collect.start import installed_version
     from fwopt.collect.steps_profile import Subject
-    from fwopt.live.endpoint import Endpoint
     from fwopt.perf.steps import StepKey
     from fwopt.search.schemes import parse_scheme
     from fwopt.search.settings import UNVERSIONED, parse_engine
@@ -78,40 +113,61 @@ def _subject(asked: Asked, url: str) -> tuple[Subject, Endpoint]:
     from fwopt.targets.quantization import native_quantization
 
     if asked.model is None:
-        raise InputError("name the model that the server runs, for example --model ./SmolLM2-135M-Instruct")
-    model, device = load_model(asked.model), load_hardware(asked.hardware).device
-    named = parse_engine(asked.engine or EngineSpec().name)
-    if asked.engine is None or "==" not in asked.engine:
-        named = EngineSpec(name=named.name, version=UNVERSIONED)
-    if asked.scheme is None and named.name == "llamacpp":
+        raise InputError("name the model that the engine runs, for example --model ./SmolLM2-135M-Instruct")
+    model, hardware = load_model(asked.model), load_hardware(asked.hardware)
+    engine = parse_engine(asked.engine or EngineSpec().name)
+    if asked.scheme is None and engine.name == "llamacpp":
         raise InputError("name the format of the GGUF file, for example --scheme gguf-q8_0")
-    version = named.version if named.version != UNVERSIONED else running_version(url, named.name)
-    engine = EngineSpec(name=named.name, version=version)
+    if asked.engine is None or "==" not in asked.engine or engine.version == UNVERSIONED:
+        version = running_version(asked.url, engine.name) if asked.url else installed_version(engine.name)
+        engine = EngineSpec(name=engine.name, version=version)
     scheme = scheme_name(parse_scheme(asked.scheme) if asked.scheme else native_quantization(model))
-    subject = Subject(model, device, engine, StepKey(scheme, "bf16", 1))
-    return subject, Endpoint(url, served_name(url), engine.name)
+    return Subject(model, hardware.device, engine, StepKey(scheme, "bf16", 1)), hardware
+
+
+def _served(asked: Asked, steps: StepsRun, hardware: HardwareSpec) -> tuple[Path, StepLaw, list[Row]]:
+    """Attach to the server named, or start one and end it."""
+    from tempfile import TemporaryDirectory
+
+    from fwopt.collect.attach import endpoint_of
+    from fwopt.collect.start import server_of
+
+    if asked.url is not None:
+        steps.command = f"attached to {asked.url}"
+        return _measured(steps, endpoint_of(asked.url, steps.subject.engine.name))
+    with TemporaryDirectory(prefix="fwopt-profile-") as place:
+        weights = str(asked.weights.absolute()) if asked.weights else None
+        server, steps.command = server_of(steps.subject, hardware, steps.limits, Path(place), weights)
+        _say(f"starting {steps.subject.engine.name} {steps.subject.engine.version}")
+        with server as endpoint:
+            return _measured(steps, endpoint)
 
 
 def _measured(steps: StepsRun, endpoint: Endpoint) -> tuple[Path, StepLaw, list[Row]]:
-    """With progress: a bar on a terminal, a line now and then elsewhere."""
+    with _progress() as tell:
+        steps.on_probe = lambda probe, at, total: tell(probe.name, at, total)
+        return steps.measure(endpoint)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Hears of (what comes next, how many are done, of how many); a bar on a terminal, else a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        steps.on_probe = _plainly
-        return steps.measure(endpoint)
+        yield _plainly
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("measuring", total=len(steps.questions()))
-        steps.on_probe = lambda probe, at, total: shown.update(task, completed=at, description=probe.name)
-        steps.say = lambda text: shown.console.print(f"fwopt: {text}")
-        return steps.measure(endpoint)
+        task = shown.add_task("measuring", total=None)
+        yield lambda name, at, total: shown.update(task, completed=at, total=total, description=name)
 
 
-def _plainly(probe: Probe, at: int, total: int) -> None:
+def _plainly(name: str, at: int, total: int) -> None:
     if at % 10 == 0:
-        _say(f"{at} of {total} questions answered; next {probe.name}")
+        _say(f"{at} of {total} answered; next {name}")
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import aiohttp
 
@@ -56,16 +56,16 @@ class Asking:
     async def _run(self, probes: list[Probe]) -> list[Sample]:
         found: list[Sample] = []
         async with open_session() as session:
-            if any(self.journal.get(p) is None for p in probes):
+            if any(self.journal.get(p.question) is None for p in probes):
                 await self._warm_up(session)
             for at, probe in enumerate(probes):
                 self.on_probe(probe, at, len(probes))
-                known = self.journal.get(probe)
+                known = self.journal.get(probe.question)
                 if known is None:
                     self.before_each()
-                    known = await self._ask(session, probe)
-                    self.journal.append(probe, known)
-                found += known
+                    known = [asdict(sample) for sample in await self._ask(session, probe)]
+                    self.journal.append(probe.question, known)
+                found += [Sample(**sample) for sample in known]
         return found
 
     async def _warm_up(self, session: aiohttp.ClientSession) -> None:

@@ -1,24 +1,26 @@
-"""Answers on disk as they come, one line a probe: a run that is killed goes on where it was."""
+"""Answers on disk as they come, one line a question: a run that is killed goes on where it was."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fwopt.collect.probes import Probe, Sample
 from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION
+
+Answer = list[dict[str, Any]]
+"""Flat records; what they hold is up to who asks."""
 
 
 @dataclass(slots=True)
 class Journal:
-    """`path` None keeps nothing."""
+    """Question -> answer. `path` None keeps nothing on disk."""
 
     path: Path | None = None
-    _known: dict[Probe, list[Sample]] = field(default_factory=dict)
+    _known: dict[str, Answer] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, subject: dict[str, Any], *, resume: bool) -> Journal:
@@ -33,19 +35,18 @@ class Journal:
             raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
         return cls(path)
 
-    def get(self, probe: Probe) -> list[Sample] | None:
-        return self._known.get(probe)
+    def get(self, question: str) -> Answer | None:
+        return self._known.get(question)
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def append(self, probe: Probe, samples: list[Sample]) -> None:
-        self._known[probe] = samples
+    def append(self, question: str, answer: Answer) -> None:
+        self._known[question] = answer
         if self.path is None:
             return
-        line = json.dumps({"probe": asdict(probe), "samples": [asdict(s) for s in samples]})
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps({"question": question, "answer": answer}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -55,20 +56,16 @@ class Journal:
             self.path.unlink(missing_ok=True)
 
 
-def _read(path: Path, head: dict[str, Any]) -> dict[Probe, list[Sample]]:
+def _read(path: Path, head: dict[str, Any]) -> dict[str, Answer]:
     """A last line cut short by a crash is left out, and removed so that what follows starts a line of its own."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     whole = content[: content.rfind(b"\n") + 1]
-    lines = whole.splitlines()
     try:
-        first = json.loads(lines[0]) if lines else {}
-        known = {}
-        for line in lines[1:]:
-            entry = json.loads(line)
-            known[Probe(**entry["probe"])] = [Sample(**s) for s in entry["samples"]]
+        first, *entries = (json.loads(line) for line in whole.splitlines())
+        known = {str(entry["question"]): list(entry["answer"]) for entry in entries}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is not the journal of a profile; remove it, or leave out --resume") from None
     if first != head:

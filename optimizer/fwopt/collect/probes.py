@@ -50,6 +50,11 @@ class Probe:
         what = {"decode": f"{self.batch} decoding after {self.tokens}", "prefill": f"a prompt of {self.tokens}"}
         return what.get(self.kind, f"a prompt of {self.tokens} beside {self.batch}")
 
+    @property
+    def question(self) -> str:
+        """As the journal knows it."""
+        return f"{self.kind} batch={self.batch} tokens={self.tokens} turn={self.turn}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

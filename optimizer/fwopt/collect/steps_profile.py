@@ -75,7 +75,7 @@ class StepsRun:
     subject: Subject
     limits: Limits
     out: Path
-    command: str
+    command: str = "unknown"
     """How the engine was started, for the record."""
     longest_prompt: int | None = None
     quick: bool = False

@@ -77,8 +77,8 @@ def body(endpoint: Endpoint, prompt: list[int], output_tokens: int) -> dict[str,
         "stream_options": {"include_usage": True},
     }
     if endpoint.engine == "llamacpp":
-        content["cache_prompt"] = False
-    return content
+        return content | {"cache_prompt": False}
+    return content | {"min_tokens": output_tokens}
 
 
 @dataclass(slots=True)

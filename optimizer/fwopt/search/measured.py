@@ -12,7 +12,7 @@ from fwopt.spec.candidate import Batching, KvDtype, Parallelism
 from fwopt.spec.engine import EngineName
 from fwopt.spec.hardware import HardwareSpec
 
-PROCESSOR_MEMORY_SHARE = 0.5
+PROCESSOR_MEMORY_SHARE = 0.25
 """Of a machine's memory to vLLM or the reference engine: others live there too, and engines refuse to start when less
 than their share is free."""
 _TOKEN_BUDGETS = (256, 512, 1024, 2048, 4096, 8192)

@@ -58,11 +58,12 @@ def load_hardware(text: str | None, price: float | None = None) -> HardwareSpec:
     """`NAME` or `NAME:COUNT`; `cpu` is this machine's processor. None discovers the GPUs of this machine, or takes its
     processor where no NVIDIA driver is. `price`: dollars per GPU-hour (of a processor: per machine), overrides."""
     if text is None:
-        from fwopt.targets.nvml import discover, has_driver
+        from fwopt.targets.nvml import NoDriverError, discover
 
-        if not has_driver():
+        try:
+            device_name, count, source = *discover(), "nvml"
+        except NoDriverError:
             return _processor(price)
-        device_name, count, source = *discover(), "nvml"
     elif _is_processor(text):
         return _processor(price)
     else:

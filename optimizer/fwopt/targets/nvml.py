@@ -27,6 +27,10 @@ PRODUCTS: dict[str, str] = {
 """NVML product name -> catalogue name."""
 
 
+class NoDriverError(InputError):
+    """A machine without NVIDIA GPUs: its processor is what there is."""
+
+
 def discover() -> tuple[str, int]:
     """(catalogue name, count) of this machine's GPUs, restricted to CUDA_VISIBLE_DEVICES where it lists indices."""
     products = visible(_products(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -40,18 +44,6 @@ def discover() -> tuple[str, int]:
     if product not in PRODUCTS:
         raise InputError(f"GPU '{product}' is not in the catalogue; name the nearest one yourself, {_ADD}")
     return PRODUCTS[product], count
-
-
-def has_driver() -> bool:
-    """Whether an NVIDIA driver answers on this machine."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return error.value not in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-    pynvml.nvmlShutdown()
-    return True
 
 
 def visible(products: list[str], setting: str | None) -> list[str]:
@@ -69,8 +61,10 @@ def _products() -> list[str]:
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        raise InputError(f"no NVIDIA driver on this machine, so the hardware is unknown; {_ADD}") from None
+    except pynvml.NVMLError as error:
+        if error.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED):
+            raise NoDriverError(f"no NVIDIA driver on this machine; {_ADD}") from None
+        raise InputError(f"the NVIDIA driver does not answer ({error}); {_ADD}") from None
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]

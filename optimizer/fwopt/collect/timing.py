@@ -1,0 +1,124 @@
+"""How long a torch operation takes: median of repeats, on memory that no cache holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LEAST_SAMPLES, LEAST_S, MOST_S = 9, 0.1, 1.5
+COLD_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
+"""Copies of an operation's weights rotate through at least so much memory: a few times a GPU's L2 cache, and a core's
+own caches (a server's last-level cache is shared by dozens of cores; what of it a machine gets is not known)."""
+MOST_COPIES = 16
+_ENERGY_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call."""
+
+    p20_s: float
+    p50_s: float
+    p80_s: float
+    samples: int
+    energy_j: float
+    """Of one call, board power; NaN where nothing measures it."""
+
+    @property
+    def columns(self) -> dict[str, float | int]:
+        return {
+            "p20_s": self.p20_s,
+            "p50_s": self.p50_s,
+            "p80_s": self.p80_s,
+            "samples": self.samples,
+            "energy_j": self.energy_j,
+        }
+
+
+def copies(nbytes: int, device: str) -> int:
+    """Buffers to rotate through so that each is cold again when its turn comes."""
+    return max(1, min(MOST_COPIES, -(-COLD_BYTES[device] // max(nbytes, 1))))
+
+
+def time_calls(calls: Sequence[Callable[[], Any]], device: str) -> Timing:
+    """`calls` do equal work on different memory. On a GPU they are one CUDA graph: launches cost nothing."""
+    return _on_gpu(calls) if device == "cuda" else _on_processor(calls)
+
+
+def _on_processor(calls: Sequence[Callable[[], Any]]) -> Timing:
+    for call in calls:
+        call()
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while True:
+        before = time.perf_counter()
+        for call in calls:
+            call()
+        now = time.perf_counter()
+        seconds.append((now - before) / len(calls))
+        spent = now - started
+        if (len(seconds) >= LEAST_SAMPLES and spent >= LEAST_S) or spent >= MOST_S:
+            return _timing(seconds, float("nan"))
+
+
+def time_processor_loop(call: Callable[[], Any], *, rounds: int) -> Timing:
+    """A fixed number of rounds: ranks that talk to each other must do equally many."""
+    call()
+    seconds = []
+    for _ in range(rounds):
+        before = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - before)
+    return _timing(seconds, float("nan"))
+
+
+def _on_gpu(calls: Sequence[Callable[[], Any]]) -> Timing:
+    import torch
+
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side):
+        for call in calls:
+            call()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while len(seconds) < LEAST_SAMPLES or time.perf_counter() - started < LEAST_S:
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3 / len(calls))
+    return _timing(seconds, _energy_j(graph.replay, len(calls), float(np.median(seconds))))
+
+
+def _energy_j(replay: Callable[[], None], calls: int, call_s: float) -> float:
+    """From the board's own energy counter, over enough replays for it to move."""
+    import pynvml
+    import torch
+
+    try:
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        rounds = max(1, int(_ENERGY_S / (call_s * calls)))
+        before = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+        for _ in range(rounds):
+            replay()
+        torch.cuda.synchronize()
+        after = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+    except pynvml.NVMLError:
+        return float("nan")
+    return float(after - before) / 1e3 / (rounds * calls)
+
+
+def _timing(seconds: list[float], energy_j: float) -> Timing:
+    p20, p50, p80 = (float(q) for q in np.quantile(seconds, (0.2, 0.5, 0.8)))
+    return Timing(p20, p50, p80, len(seconds), energy_j)
