@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,32 @@ def run_steps(asked: Asked) -> None:
     for line in summary(law, rows):
         typer.echo(line)
     typer.echo(f"wrote {folder} in {time.monotonic() - started:.0f} s")
+
+
+def run_missing(
+    engine: str | None, model: str | None, hardware: str | None, weights: str | None, out: Path | None
+) -> None:
+    """`fwopt tune --profile`: the steps of an engine that the profiles lack; of llama.cpp, of every format that lies in
+    the weights' folder."""
+    from fwopt.search.settings import parse_engine
+    from fwopt.spec.candidate import scheme_name
+    from fwopt.spec.engine import EngineSpec
+    from fwopt.targets.gguf import present
+
+    asked = Asked(
+        engine=engine, model=model, hardware=hardware, url=None, weights=Path(weights) if weights else None, scheme=None,
+        max_num_seqs=32, max_num_batched_tokens=2048, max_model_len=None, ranks=1, out=out, again=False, resume=True,
+        quick=False, allow_busy=False,
+    )  # fmt: skip
+    if parse_engine(engine or EngineSpec().name).name != "llamacpp":
+        run_steps(asked)
+        return
+    folder = asked.weights or Path(model or ".")
+    found = present(folder, model or "") if folder.is_dir() else []
+    if not found:
+        raise InputError(f"{folder}: holds no GGUF file of {model}; name the folder that does with --live-model")
+    for quantization, path in found:
+        run_steps(replace(asked, scheme=scheme_name(quantization), weights=path))
 
 
 def run_operators(asked: Asked) -> None:

@@ -68,6 +68,12 @@ def tune(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with this run, from its own inputs.", rich_help_panel=_RUN)
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="First measure the engine's step times here, if not known.", rich_help_panel=_LIVE
+        ),
+    ] = False,
     live: Annotated[
         int | None,
         typer.Option(

@@ -42,7 +42,7 @@ class Live:
     def of(cls, given: dict[str, Any]) -> Live | None:
         if "live" not in given:
             stray = sorted(LIVE & set(given))
-            if stray:
+            if stray and "profile" not in given:
                 raise InputError(f"--{stray[0].replace('_', '-')} goes with --live N; add it, for example --live 3")
             return None
         return cls(given["live"], given.get("live_requests"), given.get("live_model"))
@@ -84,6 +84,10 @@ def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | N
         rate_scale=settings.rate_scale,
     )
     model, note = resolve_model(settings, traffic)
+    if "profile" in given:
+        from fwopt.cli.profiling import run_missing
+
+        run_missing(settings.engine, model.name, settings.hardware, given.get("live_model"), given.get("profiles"))
     baseline, notes = _baseline(settings, model)
     job = prepare(
         trace,

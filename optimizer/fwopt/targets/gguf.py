@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from fwopt.errors import InputError
 from fwopt.spec.candidate import Gguf
@@ -39,6 +40,18 @@ def find(folder: Path, model: str, quantization: Gguf) -> Path:
         names = ", ".join(p.name for p in others)
         raise InputError(f"{folder}: several files are in {quantization.type} ({names}); name one of them")
     raise InputError(f"{wanted}: no such file; {advice(folder, model, quantization)}")
+
+
+def present(folder: Path, model: str) -> list[tuple[Gguf, Path]]:
+    """Every format of the model that lies in `folder`, least compressed first."""
+    found = []
+    for name in get_args(Gguf.model_fields["type"].annotation):
+        quantization = Gguf(type=name)
+        try:
+            found.append((quantization, find(folder, model, quantization)))
+        except InputError:  # not there, or several models' files: neither is this model's
+            continue
+    return found
 
 
 def advice(folder: Path, model: str, quantization: Gguf) -> str:
