@@ -88,9 +88,9 @@ def run_missing(
     from fwopt.targets.gguf import present
 
     asked = Asked(
-        engine=engine, model=model, hardware=hardware, url=None, weights=Path(weights) if weights else None, scheme=None,
-        max_num_seqs=32, max_num_batched_tokens=2048, max_model_len=None, ranks=1, out=out, again=False, resume=True,
-        quick=False, allow_busy=False,
+        engine=engine, model=model, hardware=hardware, url=None, scheme=None,
+        weights=Path(weights) if weights else None, max_num_seqs=32, max_num_batched_tokens=2048,
+        max_model_len=None, ranks=1, out=out, again=False, resume=True, quick=False, allow_busy=False,
     )  # fmt: skip
     if parse_engine(engine or EngineSpec().name).name != "llamacpp":
         run_steps(asked)
