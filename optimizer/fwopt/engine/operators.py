@@ -85,8 +85,6 @@ def decode_attention(
     grouped = q.view(n, keys.shape[1], heads // keys.shape[1], size)
     if sinks is not None:
         out = _with_sinks(grouped, keys, values, mask, scale, sinks.view(1, keys.shape[1], -1, 1))
-    elif q.dtype == torch.bfloat16 and not q.is_cuda:  # half the time of torch's flash attention for so few queries
-        out = torch.softmax((grouped @ keys.transpose(-1, -2)).float() * scale + mask, dim=-1).to(q.dtype) @ values
     else:
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
     return out.reshape(n, heads, size)
