@@ -93,7 +93,10 @@ def make_settings() -> Callable[..., Settings]:
         if folder.suffix == ".gguf":
             from fwopt.engine.gguf_file import read_gguf_architecture as read
         else:
-            read = read_architecture
+
+            def read(folder: Path) -> Any:
+                return read_architecture(folder / "config.json")
+
         return Settings(model=folder, architecture=read(folder), candidate=candidate, **(defaults | fields))
 
     return make

@@ -226,7 +226,7 @@ def test_a_dying_engine_ends_the_server(text_model):
         ({}, ("--max-model-len", "9999"), "at most the model's 512 positions, got 9999"),
         ({}, ("--kv-cache-gib", "0.0001"), "must hold one request of max_model_len=256"),
         ({}, ("--dtype", "fp64"), "--dtype must be bf16 or fp32, got 'fp64'"),
-        ({"model": "/nowhere"}, (), "/nowhere/config.json: no such file"),
+        ({"model": "/nowhere"}, (), "/nowhere: no such file or folder"),
         ({"quantization": {"kind": "fp8", "scale": "block"}}, (), "one scale a tensor"),
     ],
 )
@@ -247,4 +247,11 @@ def test_dummy_weights_need_a_config_alone(text_model, tmp_path):
     client = Client(process.wait_ready())
     assert complete(client, prompt=[5, 6, 7], max_tokens=4)["choices"][0]["text"].count(" ") == 4
     assert "must be a list of token ids" in client.post("/v1/completions", GREEDY)[1]["error"]["message"]
+    process.close()
+
+
+def test_a_catalogue_name_serves_with_dummy_weights_only():
+    process = ServerProcess("--model", "Qwen/Qwen3-8B", *OPTIONS)
+    assert process.wait() == 2
+    assert "no weights here" in process.log
     process.close()

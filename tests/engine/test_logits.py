@@ -98,3 +98,11 @@ def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
         found.append(logits_by_steps(Runner(make_settings(place), Ranks()), prompts(320), [1, 30, 70, 16]))
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_an_fp8_cache_is_near(model_folder, make_settings):
+    folder, texts, starts = model_folder("llama"), prompts(320), [1, 30, 70, 16]
+    settings = make_settings(folder, {"max_num_batched_tokens": 32}, candidate={"kv_dtype": "fp8"})
+    ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
+    for mine, exact, start in zip(ours, reference(folder, torch.float32, texts), starts, strict=True):
+        assert 0 < (mine - exact[start - 1 :]).norm() / exact[start - 1 :].norm() < 0.2

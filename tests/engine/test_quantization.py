@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from fwopt.engine.checkpoint import mxfp4_tensor
+from fwopt.engine.checkpoint import Safetensors, mxfp4_tensor
 from fwopt.engine.linear import make_linear
 from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8
@@ -62,3 +63,41 @@ def test_mxfp4_numbers():
     scales = torch.tensor([[128]], dtype=torch.uint8)
     expected = [0.0, 1.0, 2.0, 12.0, -1.0, -12.0, 3.0, 6.0]
     assert mxfp4_tensor(blocks, scales)[0, :8].tolist() == expected
+
+
+def rounded(values: torch.Tensor, largest: int, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(whole numbers, one scale a group along the row)."""
+    grouped = values.view(len(values), -1, group)
+    scale = grouped.abs().amax(dim=2, keepdim=True) / largest
+    return (grouped / scale).round(), scale.squeeze(2)
+
+
+@pytest.mark.parametrize("stored", ["int8", "int4", "fp8", "fp8-block"])
+def test_quantized_checkpoints_are_read_as_the_numbers_they_stand_for(stored, tmp_path):
+    """As llm-compressor (compressed-tensors) and DeepSeek-style FP8 checkpoints store a matrix."""
+    torch.manual_seed(3)
+    weight = torch.randn(200, 256)
+    if stored == "int8":
+        levels, scale = rounded(weight, 127, 256)
+        tensors = {"a.weight": levels.view(200, 256).to(torch.int8), "a.weight_scale": scale}
+    elif stored == "int4":
+        levels, scale = rounded(weight, 7, 64)
+        nibbles = (levels.view(200, 32, 8) + 8).to(torch.int64) << torch.arange(0, 32, 4)
+        packed = nibbles.sum(dim=2)
+        packed = torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+        tensors = {"a.weight_packed": packed, "a.weight_scale": scale}
+    elif stored == "fp8":
+        scale = weight.abs().max() / 448
+        tensors = {"a.weight": (weight / scale).to(torch.float8_e4m3fn), "a.weight_scale": scale.view(1)}
+    else:
+        scale = torch.rand(2, 2) / 100 + 0.01
+        tensors = {
+            "a.weight": (weight / scale.repeat_interleave(128, 0)[:200].repeat_interleave(128, 1)).to(
+                torch.float8_e4m3fn
+            ),
+            "a.weight_scale_inv": scale,
+        }
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = Safetensors(tmp_path).tensor("a.weight", (200, 256))
+    error = (found - weight).norm() / weight.norm()
+    assert error < {"int8": 0.01, "int4": 0.12, "fp8": 0.04, "fp8-block": 0.04}[stored]

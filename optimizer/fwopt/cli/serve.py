@@ -18,7 +18,7 @@ def serve(
         ),
     ] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--model", "-m", metavar="PATH", help="Folder with config.json and weights, or a GGUF file."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -18,6 +18,7 @@ from fwopt.engine.settings import DeviceKind, DType, LoadFormat, Settings, check
 from fwopt.errors import InputError
 from fwopt.perf.capture import capture_sizes
 from fwopt.spec.candidate import Candidate
+from fwopt.targets.models import find_config
 
 _GRAPH_LIMIT = 512
 """Largest captured decode batch, as vLLM's default."""
@@ -28,7 +29,7 @@ class Asked:
     """The flags; None: not given."""
 
     config: Path | None
-    model: Path | None
+    model: str | None
     served_model_name: str | None
     tokenizer: Path | None
     records: Path | None
@@ -51,12 +52,12 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
             f"fwopt: one replica of {candidate.parallelism.replicas}; start the others on ports of their own",
             file=sys.stderr,
         )
-    architecture = _architecture(model)
+    place, architecture = _locate(model, asked.load_format)
     device = cast(DeviceKind, _one_of("--device", asked.device or _device(), ("cpu", "cuda")))
     batching, tp = candidate.batching, candidate.parallelism.tp
     graphs = device == "cuda" and not asked.enforce_eager
     settings = Settings(
-        model=model,
+        model=place,
         architecture=architecture,
         candidate=candidate,
         max_model_len=asked.max_model_len or batching.max_model_len or architecture.max_position,
@@ -69,11 +70,10 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
         records=asked.records,
     )
     check(settings)
-    name = asked.served_model_name or str(model)
-    return settings, served_model(settings, name, asked.tokenizer or model)
+    return settings, served_model(settings, asked.served_model_name or model, asked.tokenizer or place)
 
 
-def read_config(file: Path | None) -> tuple[Candidate, Path | None]:
+def read_config(file: Path | None) -> tuple[Candidate, str | None]:
     """(candidate, model it names) of a YAML file: the candidate's own keys, and `model` beside them."""
     if file is None:
         return Candidate(), None
@@ -87,22 +87,28 @@ def read_config(file: Path | None) -> tuple[Candidate, Path | None]:
         raise InputError(f"--config {file}: must be a mapping of a candidate's fields, got {type(values).__name__}")
     model = values.pop("model", None)
     if model is not None and not isinstance(model, str):
-        raise InputError(f"--config {file}: model: must be a path, got {model!r}")
+        raise InputError(f"--config {file}: model: must be a name or a path, got {model!r}")
     try:
         candidate = Candidate.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"--config {file}: {where}: {first['msg']}, got {first['input']!r}"[:400]) from None
-    return candidate, None if model is None else Path(model)
+    return candidate, model
 
 
-def _architecture(model: Path) -> Architecture:
-    if model.suffix == ".gguf":
+def _locate(model: str, load_format: str) -> tuple[Path, Architecture]:
+    """Where the weights are: a GGUF file, a folder, or the local Hugging Face cache; the catalogue has shapes only."""
+    if model.endswith(".gguf"):
         from fwopt.engine.gguf_file import read_gguf_architecture
 
-        return read_gguf_architecture(model)
-    return read_architecture(model)
+        return Path(model), read_gguf_architecture(Path(model))
+    file, _, source = find_config(model)
+    if file.name != "config.json" and load_format != "dummy":
+        raise InputError(
+            f"{model}: no weights here ({source} has its shape only); give a folder, or --load-format dummy"
+        )
+    return file.parent if file.name == "config.json" else file, read_architecture(file)
 
 
 def _device() -> DeviceKind:

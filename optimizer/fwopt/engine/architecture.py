@@ -76,12 +76,12 @@ class Architecture:
     """Tokens that end a text."""
 
 
-def read_architecture(folder: Path) -> Architecture:
-    """From `config.json`, and `generation_config.json` where there is one."""
-    values = _json(folder / "config.json")
-    generation = folder / "generation_config.json"
+def read_architecture(file: Path) -> Architecture:
+    """From a `config.json`, and from the `generation_config.json` beside it where there is one."""
+    values = _json(file)
+    generation = file.parent / "generation_config.json"
     ends = _json(generation).get("eos_token_id") if generation.is_file() else None
-    return from_config(values, str(folder / "config.json"), ends)
+    return from_config(values, str(file), ends)
 
 
 def from_config(values: Mapping[str, Any], label: str, end_ids: int | list[int] | None = None) -> Architecture:

@@ -61,6 +61,6 @@ def _free_memory_bytes() -> int:
 def allocate(
     shape: Architecture, kv_heads: int, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> list[Tensor]:
-    """One tensor a layer, (blocks + 1, block size, 2 * kv heads, head size): the last block takes padding."""
-    size = (blocks + 1, block_size, 2 * kv_heads, shape.head_dim)
+    """One tensor a layer, (blocks + 1, 2 * kv heads, block size, head size): the last block takes padding."""
+    size = (blocks + 1, 2 * kv_heads, block_size, shape.head_dim)
     return [torch.zeros(size, dtype=dtype, device=device) for _ in shape.layers]

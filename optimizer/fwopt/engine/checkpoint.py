@@ -18,6 +18,9 @@ LoadFormat = Literal["auto", "dummy"]
 _MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of a 4-bit E2M1 number; the high bit is the sign (OCP Microscaling Formats 1.0)."""
 
+_FP8_BLOCK = 128
+"""Rows and columns that share a scale in FP8 checkpoints with blocks (`weight_block_size`)."""
+
 
 class Checkpoint(Protocol):
     """Where a model takes its weights from."""
@@ -85,16 +88,44 @@ class Safetensors:
         return name in self._files
 
     def tensor(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        if name not in self._files:
+        if name not in self._files and f"{name}_packed" in self._files:
+            found = unpack_int4(self._load(f"{name}_packed"), self._load(f"{name}_scale"))
+        elif name in self._files:
+            found = self._load(name)
+            if found.dtype in (torch.int8, torch.float8_e4m3fn):
+                found = self._scaled(name, found)
+        else:
             raise InputError(f"{self._folder}: the checkpoint has no tensor {name}")
-        found: torch.Tensor = self._files[name].get_tensor(name)
         return check_shape(str(self._folder), name, found, shape)
+
+    def _load(self, name: str) -> torch.Tensor:
+        found: torch.Tensor = self._files[name].get_tensor(name)
+        return found
+
+    def _scaled(self, name: str, stored: torch.Tensor) -> torch.Tensor:
+        """Numbers that INT8 or FP8 weights stand for: a scale a tensor, a row, or a block (`weight_scale_inv`)."""
+        if f"{name}_scale_inv" in self._files:
+            scale = self._load(f"{name}_scale_inv").float()
+            scale = scale.repeat_interleave(_FP8_BLOCK, 0).repeat_interleave(_FP8_BLOCK, 1)
+            return stored.float() * scale[: stored.shape[0], : stored.shape[1]]
+        if f"{name}_scale" in self._files:
+            scale = self._load(f"{name}_scale").float()
+            return stored.float() * (scale.view(-1, 1) if scale.numel() > 1 else scale.view(()))
+        raise InputError(f"{self._folder}: {name} is stored in {stored.dtype} without a scale")
 
 
 def check_shape(where: str, name: str, found: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     if tuple(found.shape) != tuple(shape):
         raise InputError(f"{where}: {name} must have shape {tuple(shape)} by config.json, got {tuple(found.shape)}")
     return found
+
+
+def unpack_int4(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """compressed-tensors `pack-quantized`: eight numbers in an int32, lowest bits first, offset by 8; (n, k / group)
+    scales."""
+    levels = (packed.unsqueeze(-1) >> torch.arange(0, 32, 4)) & 15
+    rows = levels.flatten(1).float() - 8
+    return (rows.view(len(rows), scale.shape[1], -1) * scale.float()[..., None]).flatten(1)
 
 
 def mxfp4_tensor(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

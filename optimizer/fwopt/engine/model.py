@@ -51,6 +51,16 @@ class LayerWeights:
     mlp: DenseWeights | ExpertWeights
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a step's keys and values are, the same in every layer's cache."""
+
+    written: Tensor
+    decodes: Tensor
+    chunks: list[Tensor | None]
+    """None: the chunk attends to its own tokens only."""
+
+
 class Model:
     """Weights of one rank, and the forward pass over a batch."""
 
@@ -103,8 +113,14 @@ class Model:
         """Hidden states (T, hidden) after the last norm; writes the keys and values of the batch's tokens."""
         x = self.embed(batch.tokens)
         cosine, sine = self.cosine[batch.positions], self.sine[batch.positions]
+        heads, size = 2 * self.kv_heads, caches[0].shape[2]
+        places = Places(
+            written=op.token_rows(batch.slots, heads, size),
+            decodes=op.block_rows(batch.table, heads),
+            chunks=[None if c.table is None else op.block_rows(c.table, heads) for c in batch.chunks],
+        )
         for layer, cache in zip(self.layers, caches, strict=True):
-            attended = self._attention(layer, x, batch, cache, cosine, sine)
+            attended = self._attention(layer, x, batch, places, cache, cosine, sine)
             x = x + self.ranks.sum(attended)
             normed = op.rms_norm(x, layer.mlp_norm, self.shape.norm_eps)
             x = x + self.ranks.sum(self._mlp(layer.mlp, normed))
@@ -122,7 +138,14 @@ class Model:
         return self.ranks.join(self.head(hidden))[:, : self.shape.vocab_size].float()
 
     def _attention(
-        self, layer: LayerWeights, x: Tensor, batch: Batch, cache: Tensor, cosine: Tensor, sine: Tensor
+        self,
+        layer: LayerWeights,
+        x: Tensor,
+        batch: Batch,
+        places: Places,
+        cache: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
     ) -> Tensor:
         weights, heads, size = layer.attention, self.heads, self.shape.head_dim
         normed = op.rms_norm(x, weights.norm, self.shape.norm_eps)
@@ -131,18 +154,18 @@ class Model:
         if weights.head_norm is not None:
             turning.copy_(F.rms_norm(turning, (size,), None, self.shape.norm_eps) * weights.head_norm)
         op.rotate(turning, cosine, sine)
-        op.write_cache(cache, qkv[:, heads:], batch.slots)
+        op.write_cache(cache, qkv[:, heads:], places.written)
         q, n = qkv[:, :heads], batch.decodes
         parts = []
         if n:
             mask = batch.masks[layer.window]
-            parts.append(op.decode_attention(q[:n], cache, batch.table, mask, self.scale, weights.sinks))
-        for chunk in batch.chunks:
-            if chunk.table is None:
+            parts.append(op.decode_attention(q[:n], cache, places.decodes, mask, self.scale, weights.sinks))
+        for chunk, rows in zip(batch.chunks, places.chunks, strict=True):
+            if rows is None:
                 kv = qkv[chunk.rows, heads:].transpose(0, 1).unsqueeze(0)
                 keys, values = kv[:, : self.kv_heads], kv[:, self.kv_heads :]
             else:
-                found = op.read_cache(cache, chunk.table, self.dtype)
+                found = op.read_cache(cache, rows, self.dtype)
                 keys, values = (t[:, :, : chunk.context] for t in found)
             seen = chunk.masks[layer.window]
             parts.append(op.chunk_attention(q[chunk.rows], keys, values, seen, self.scale, weights.sinks))

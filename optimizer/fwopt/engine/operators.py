@@ -1,7 +1,7 @@
 """Every operator that a step runs, in torch: the one place where a faster kernel can take over.
 
 Shapes: T tokens, N sequences, H query heads, K key/value heads, D head size, B blocks a sequence, S block size.
-A layer's cache is (blocks, S, 2K, D): keys of a token, then its values.
+A layer's cache is (blocks, 2K, S, D): key heads, then value heads.
 """
 
 from __future__ import annotations
@@ -36,50 +36,57 @@ def clamped_swiglu(gate_up: Tensor, limit: float) -> Tensor:
     return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
 
 
-def write_cache(cache: Tensor, kv: Tensor, slots: Tensor) -> None:
-    """Store (T, 2K, D) at token slots of a layer's cache."""
-    if cache.dtype != kv.dtype:
-        kv = kv.to(cache.dtype)
-    flat = cache.view(-1, *cache.shape[2:])
+def token_rows(slots: Tensor, heads: int, block_size: int) -> Tensor:
+    """Where tokens go in a cache seen as rows of D: one row a head (2K of them), for slots block * S + offset."""
+    first = slots // block_size * (heads * block_size) + slots % block_size
+    return (first[:, None] + torch.arange(heads, device=slots.device) * block_size).view(-1)
+
+
+def block_rows(table: Tensor, heads: int) -> Tensor:
+    """Which pieces (S, D) of a cache the sequences of `table` hold: (N, 2K, B), head by head."""
+    return table[:, None, :] * heads + torch.arange(heads, device=table.device)[:, None]
+
+
+def write_cache(cache: Tensor, kv: Tensor, rows: Tensor) -> None:
+    """Store (T, 2K, D) at `token_rows` of a layer's cache."""
+    flat, values = cache.view(-1, cache.shape[3]), kv.reshape(-1, cache.shape[3])
     if cache.element_size() == 1:  # float8 has no index_copy
-        flat, kv = flat.view(torch.uint8), kv.view(torch.uint8)
-    flat.index_copy_(0, slots, kv)
+        flat, values = flat.view(torch.uint8), values.to(cache.dtype).view(torch.uint8)
+    flat.index_copy_(0, rows, values)
 
 
-def read_cache(cache: Tensor, table: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values (N, K, B * S, D) of the sequences whose blocks are the rows of `table`."""
-    n, blocks = table.shape
+def read_cache(cache: Tensor, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values (N, K, B * S, D) at `block_rows`, contiguous head by head."""
     source = cache.view(torch.uint8) if cache.element_size() == 1 else cache
-    found = source.index_select(0, table.reshape(-1))
+    found = source.view(-1, *cache.shape[2:]).index_select(0, rows.reshape(-1))
     if found.dtype != dtype:
         found = found.view(cache.dtype).to(dtype)
-    heads = cache.shape[2] // 2
-    found = found.view(n, blocks * cache.shape[1], 2 * heads, cache.shape[3]).transpose(1, 2)
+    found = found.view(rows.shape[0], rows.shape[1], -1, cache.shape[3])
+    heads = rows.shape[1] // 2
     return found[:, :heads], found[:, heads:]
 
 
 def decode_attention(
-    q: Tensor, cache: Tensor, table: Tensor, mask: Tensor, scale: float, sinks: Tensor | None
+    q: Tensor, cache: Tensor, rows: Tensor, mask: Tensor, scale: float, sinks: Tensor | None
 ) -> Tensor:
     """One query a sequence, (N, H, D), over its cached tokens; `mask` is (N, 1, 1, B * S), added to the scores.
 
     The query heads that share a key/value head stand side by side as if they were queries: no key is copied.
     """
     n, heads, size = q.shape
-    most = max(1, GATHERED_BYTES // (table.shape[1] * cache[0].numel() * q.element_size()))
+    most = max(1, GATHERED_BYTES // (rows.shape[2] * cache[0].numel() * q.element_size()))
     if n > most:
-        rows = range(0, n, most)
         parts = [
-            decode_attention(q[r : r + most], cache, table[r : r + most], mask[r : r + most], scale, sinks)
-            for r in rows
+            decode_attention(q[i : i + most], cache, rows[i : i + most], mask[i : i + most], scale, sinks)
+            for i in range(0, n, most)
         ]
         return torch.cat(parts)
-    keys, values = read_cache(cache, table, q.dtype)
+    keys, values = read_cache(cache, rows, q.dtype)
     grouped = q.view(n, keys.shape[1], heads // keys.shape[1], size)
-    if sinks is None:
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-    else:
+    if sinks is not None:
         out = _with_sinks(grouped, keys, values, mask, scale, sinks.view(1, keys.shape[1], -1, 1))
+    else:
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
     return out.reshape(n, heads, size)
 
 

@@ -42,14 +42,20 @@ def catalogue_models() -> list[str]:
 
 def load_model(name_or_path: str) -> ModelSpec:
     """`ModelSpec` from a config.json file, a folder with one, a cached Hugging Face id, or the catalogue."""
+    file, name, source = find_config(name_or_path)
+    return read_model(file, name=name, source=source)
+
+
+def find_config(name_or_path: str) -> tuple[Path, str, str]:
+    """(config.json, or the catalogue's copy of one; the model's name; where that was found)."""
     file = _local(name_or_path)
     if file is not None:
-        return read_model(file, name=name_or_path, source=str(file))
+        return file, name_or_path, str(file)
     cached = _cached(name_or_path)
     if cached is not None:
-        return read_model(cached, name=name_or_path, source=f"Hugging Face cache, revision {cached.parent.name}")
+        return cached, name_or_path, f"Hugging Face cache, revision {cached.parent.name}"
     name, entry = _catalogued(name_or_path)
-    return read_model(_CATALOGUE / f"{entry.replace('/', '--', 1)}.json", name=name, source=f"catalogue, {entry}")
+    return _CATALOGUE / f"{entry.replace('/', '--', 1)}.json", name, f"catalogue, {entry}"
 
 
 def read_model(file: Path, *, name: str, source: str) -> ModelSpec:
