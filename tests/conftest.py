@@ -92,7 +92,7 @@ def make_plan(make_plan_once: MakePlan) -> MakePlan:
 
 @pytest.fixture(scope="session")
 def make_plan_once() -> MakePlan:
-    """`make_plan(candidate, stored=..., moe=..., name=..., needs_checkpoint=..., model=..., device=..., engine=...)`."""
+    """`make_plan(candidate, stored=..., moe=..., name=..., needs_checkpoint=..., device=..., engine=..., ...)`."""
 
     def make(
         candidate: Candidate = DEPLOYED,

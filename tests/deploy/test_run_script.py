@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from fwopt.deploy import write
-from fwopt.spec.candidate import W4A16, Candidate, Parallelism
+from fwopt.deploy import TARGETS, write
+from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Gguf, Parallelism
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="run.sh needs bash")
 needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
@@ -73,9 +73,9 @@ def _free_ports(count: int) -> int:
 def deployed(make_plan, tmp_path):
     """Write a plan's files and a stand-in `vllm`, on free ports. Returns (folder, environment, public port)."""
 
-    def deploy(candidate: Candidate) -> tuple[Path, dict[str, str], int]:
-        write(make_plan(candidate), tmp_path)
-        folder = tmp_path / "vllm"
+    def deploy(candidate: Candidate, target: str = "vllm", **plan) -> tuple[Path, dict[str, str], int]:
+        write(make_plan(candidate, **plan), tmp_path, target)
+        folder = tmp_path / target
         port = _free_ports(candidate.parallelism.replicas)
         for name in ("fwopt.env", "nginx.conf"):
             path = folder / name
@@ -130,11 +130,13 @@ def _post(port: int, body: bytes = b"hold"):
     return urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/completions", data=body, timeout=30)
 
 
-def test_the_script_is_clean_for_bash_and_shellcheck(deployed):
-    folder, _, _ = deployed(Candidate())
-    subprocess.run(["bash", "-n", str(folder / "run.sh")], check=True)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_script_is_clean_for_bash_and_shellcheck(make_plan, tmp_path, target):
+    weights = Gguf() if target == "llamacpp" else Bf16()
+    write(make_plan(Candidate(quantization=weights)), tmp_path, target)
+    subprocess.run(["bash", "-n", str(tmp_path / target / "run.sh")], check=True)
     if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", str(folder / "run.sh")], check=True)
+        subprocess.run(["shellcheck", str(tmp_path / target / "run.sh")], check=True)
 
 
 def test_one_replica_needs_no_router_and_takes_the_public_port(deployed, tmp_path):
@@ -243,3 +245,29 @@ def test_nginx_accepts_its_configuration(deployed, tmp_path, policy):
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     assert ("least_conn" in (folder / "nginx.conf").read_text()) == (policy == "least_requests")
+
+
+LLAMA = ("FWOPT_LLAMA_SERVER", "FWOPT_SMOLLM2_GGUF")
+
+
+@needs_nginx
+@pytest.mark.live
+@pytest.mark.skipif(not all(map(os.environ.get, LLAMA)), reason=f"{' or '.join(LLAMA)} not set; .ci/run sets them")
+def test_two_real_llama_servers_behind_the_real_router(deployed, cpu):
+    """The router starts when both have loaded the model, and every answer comes from one of them."""
+    batching = Batching(max_num_seqs=2, max_num_batched_tokens=256, max_model_len=512)
+    candidate = Candidate(quantization=Gguf(type="Q4_0"), batching=batching, parallelism=Parallelism(replicas=2))
+    name = "SmolLM2-135M-Instruct"
+    folder, environment, port = deployed(candidate, "llamacpp", device=cpu, name=name)
+    environment |= {
+        "LLAMA_SERVER": os.environ["FWOPT_LLAMA_SERVER"],
+        "FWOPT_MODEL": os.environ["FWOPT_SMOLLM2_GGUF"],
+        "LLAMA_ARG_N_PREDICT": "1",  # of the caller's own: not for this deployment
+    }
+    body = json.dumps({"model": name, "prompt": "Hello", "max_tokens": 3, "ignore_eos": True}).encode()
+    with _running(folder, environment) as process:
+        _wait_for(lambda: _accepts(port) or process.poll() is not None, "the router listens")
+        for _ in range(4):
+            with _post(port, body) as answer:
+                assert json.load(answer)["usage"]["completion_tokens"] == 3
+    assert not any(_accepts(port + i) for i in range(3))

@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
     "profile": ("fwopt.cli.profile:profile", "Measure an engine's step times on this machine."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
+    "serve": ("fwopt.cli.serve:serve", "Run the reference engine behind an OpenAI-compatible API."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),
     "report": ("fwopt.cli.report:report", "Show a run and write its report again."),
     "explain": ("fwopt.cli.explain:explain", "Say why a candidate was chosen or fell."),

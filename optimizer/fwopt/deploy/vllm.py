@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
-
-import yaml
-
 from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.deploy.vllm_flags import CONVERTED, NEEDS_MODEL, engine_quantization, weights_name
+from fwopt.deploy.yaml_scalar import yaml_scalar
 from fwopt.perf.memory import kv_layout
 from fwopt.spec.plan import Entry, Plan
-
-_PLAIN = re.compile(r"^[A-Za-z0-9_./][A-Za-z0-9_./@+-]*$")
-"""Names that YAML reads without quotes, unless they look like a number or a switch."""
 
 
 def render(plan: Plan) -> dict[str, str]:
@@ -51,7 +44,7 @@ def config(plan: Plan, entry: Entry) -> str:
         ]
     else:
         lines.append("")
-    lines += [f"{key}: {_scalar(value)}" for key, value in _settings(plan, entry, quantization).items()]
+    lines += [f"{key}: {yaml_scalar(value)}" for key, value in _settings(plan, entry, quantization).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -96,12 +89,3 @@ def _kv_bytes(plan: Plan, entry: Entry) -> int:
 
 def _switch(key: str, on: bool) -> dict[str, bool]:
     return {key if on else f"no-{key}": True}
-
-
-def _scalar(value: str | int | float | bool) -> str:
-    """YAML 1.1 scalar; a name that could be read as anything but a string is quoted."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    return value if _PLAIN.match(value) and yaml.safe_load(value) == value else json.dumps(value)

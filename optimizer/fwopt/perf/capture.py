@@ -26,7 +26,7 @@ def _sglang(batching: Batching, limit: int) -> list[int]:
     return sorted({min(size, batching.max_num_seqs) for size in sizes if size <= limit})
 
 
-_RULES: dict[str, Callable[[Batching, int], list[int]]] = {"vllm": _vllm, "sglang": _sglang}
+_RULES: dict[str, Callable[[Batching, int], list[int]]] = {"vllm": _vllm, "fwopt": _vllm, "sglang": _sglang}
 
 
 def capture_sizes(engine: str, batching: Batching, limit: int) -> NDArray[np.int64]:

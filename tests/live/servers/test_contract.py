@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,7 @@ def test_it_listens_on_loopback_only(running):
 def test_it_works_in_its_scratch_folder_with_a_safe_path(running):
     _, server, _ = running
     pid = server.pids()[0]
-    assert Path(os.readlink(f"/proc/{pid}/cwd")) == server.launch.scratch
+    assert Path(f"/proc/{pid}/cwd").readlink() == server.launch.scratch
     assert b"PYTHONSAFEPATH=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
@@ -72,7 +71,8 @@ def test_another_process_attaches_and_leaves_it_running(running):
     with attached as found:
         assert (found.url, found.model, found.engine) == (endpoint.url, endpoint.model, engine)
         assert found.max_context_tokens == endpoint.max_context_tokens
-        assert attached.identity and attached.identity.version == server.identity.version
+        assert attached.identity
+        assert attached.identity.version == server.identity.version
         attached.check(generate=True)
     server.check()
 

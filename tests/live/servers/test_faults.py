@@ -48,7 +48,8 @@ def test_a_flag_it_does_not_know_is_refused(engine, prepare):
     error = _fails_to_start(prepare(engine, arguments=("--no-such-flag",)))
     assert error.failure == "refused"
     assert "no-such-flag" in error.last_words
-    assert error.log and "no-such-flag" in error.log.read_text()
+    assert error.log
+    assert "no-such-flag" in error.log.read_text()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -175,7 +176,7 @@ def test_killing_fwopt_leaves_no_process_of_the_engine(engine, prepare, tmp_path
     server = prepare(engine)
     launch = server.launch
     code = (
-        "from pathlib import Path; from fwopt.live.servers import make_server; from fwopt.live.servers.base import Launch\n"
+        "from pathlib import Path; from fwopt.live.servers import Launch, make_server\n"
         f"make_server({engine!r}, Launch(folder=Path({str(launch.folder)!r}), scratch=Path({str(tmp_path)!r}), "
         f"model={launch.model!r}, arguments={launch.arguments!r})).start()"
     )

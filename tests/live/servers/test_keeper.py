@@ -1,4 +1,4 @@
-"""No process is left, whatever the engine does and however fwopt ends. Shell scripts stand for engines that misbehave."""
+"""No process is left, whatever the engine does and however fwopt ends. Shell scripts stand in for bad engines."""
 
 from __future__ import annotations
 

@@ -25,14 +25,16 @@ _ECHO = re.compile(
 """Says only that something else failed."""
 
 _MEMORY = re.compile(
-    r"out of memory|OutOfMemory|insufficient memory|cannot allocate memory|bad_alloc|failed to allocate|unable to allocate"
+    r"out of memory|OutOfMemory|insufficient memory|not enough memory|cannot allocate memory|bad_alloc"
+    r"|failed to allocate|unable to allocate"
     r"|no available memory for the cache|less than (requested|desired) .*memory|memory.* is less than"
-    r"|larger than the (maximum|available) .*KV cache|not enough memory",
+    r"|larger than the (maximum|available) .*KV cache",
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
-    r"error: |error while handling|invalid argument|unrecognized|ValidationError|Value error|HFValidationError|OSError|NotFoundError"
-    r"|No such file|GGUF file|failed to open|error loading model|couldn't bind|address already in use|InputError|not supported",
+    r"error: |error while handling|invalid argument|unrecognized|ValidationError|Value error|OSError|NotFoundError"
+    r"|No such (file|option)|GGUF file|failed to open|error loading model|couldn't bind|address already in use"
+    r"|InputError|not supported",
     re.IGNORECASE,
 )
 _PORT = re.compile(r"address already in use|couldn't bind", re.IGNORECASE)

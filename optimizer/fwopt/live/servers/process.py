@@ -20,7 +20,7 @@ from fwopt.live.servers.gpu import GpuMemory
 _SIGKILL_STATUS = 137
 _MARGIN_S = 30.0
 """Past the grace time, for the kernel to take back what a large process held."""
-_PRIVATE = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "LD_PRELOAD")
+_PRIVATE = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV")
 """Of this interpreter; an engine has one of its own."""
 _MARK = "FWOPT_SERVER"
 """Variable whose value all processes of one engine inherit: finds them when their keeper was killed."""

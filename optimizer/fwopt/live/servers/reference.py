@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import fwopt
 from fwopt.errors import InputError
-from fwopt.live.servers.started import StartedServer
+from fwopt.live.servers.base import ServerError
+from fwopt.live.servers.started import StartedServer, is_missing_folder
 from fwopt.spec.engine import EngineName
 
 
@@ -23,6 +24,8 @@ class ReferenceServer(StartedServer):
         if not config.is_file():
             raise InputError(f"{config}: no such file; write it with fwopt export")
         model = [] if self.launch.model is None else ["--model", self.launch.model]
+        if self.launch.model is not None and is_missing_folder(self.launch.model):
+            raise ServerError(self.name, "refused", f"model {self.launch.model}: no such file or folder", None)
         address = ["--host", "127.0.0.1", "--port", str(port)]
         return [sys.executable, "-m", "fwopt", "serve", "--config", str(config), *model, *address]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from fwopt.live.endpoint import Endpoint
@@ -160,3 +161,8 @@ class StartedServer(ABC):
         if self._process is None or self.endpoint is None:
             raise RuntimeError("the server was not started")
         return self._process, self.endpoint
+
+
+def is_missing_folder(model: str) -> bool:
+    """Whether a model is named by a path, and nothing lies there: engines take such a name for a repository's."""
+    return model.startswith(("/", ".")) and not Path(model).exists()

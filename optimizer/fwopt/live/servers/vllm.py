@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from fwopt.errors import InputError
 from fwopt.live.servers.base import ServerError
 from fwopt.live.servers.executables import python_module
-from fwopt.live.servers.started import StartedServer
+from fwopt.live.servers.started import StartedServer, is_missing_folder
 from fwopt.spec.engine import EngineName
 
 
@@ -24,7 +23,7 @@ class VllmServer(StartedServer):
         if not config.is_file():
             raise InputError(f"{config}: no such file; write it with fwopt export")
         if self.launch.model is not None:
-            if self.launch.model.startswith(("/", ".")) and not Path(self.launch.model).is_dir():
+            if is_missing_folder(self.launch.model):
                 raise ServerError(self.name, "refused", f"model {self.launch.model}: no such folder", None)
             command.append(self.launch.model)
         return [*command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]

@@ -1,0 +1,115 @@
+"""From the flags of `fwopt serve` to the engine's settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from fwopt.engine.architecture import Architecture, read_architecture
+from fwopt.engine.server.app import Served
+from fwopt.engine.server.serve import served_model
+from fwopt.engine.settings import DeviceKind, DType, LoadFormat, Settings, check
+from fwopt.errors import InputError
+from fwopt.perf.capture import capture_sizes
+from fwopt.spec.candidate import Candidate
+
+_GRAPH_LIMIT = 512
+"""Largest captured decode batch, as vLLM's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The flags; None: not given."""
+
+    config: Path | None
+    model: Path | None
+    served_model_name: str | None
+    tokenizer: Path | None
+    records: Path | None
+    load_format: str
+    device: str | None
+    dtype: str
+    threads: int | None
+    kv_cache_gib: float | None
+    max_model_len: int | None
+    enforce_eager: bool
+
+
+def prepare(asked: Asked) -> tuple[Settings, Served]:
+    candidate, named = read_config(asked.config)
+    model = asked.model or named
+    if model is None:
+        raise InputError("no model: give --model PATH, or a key `model` in the --config file")
+    if candidate.parallelism.replicas > 1:
+        print(
+            f"fwopt: one replica of {candidate.parallelism.replicas}; start the others on ports of their own",
+            file=sys.stderr,
+        )
+    architecture = _architecture(model)
+    device = cast(DeviceKind, _one_of("--device", asked.device or _device(), ("cpu", "cuda")))
+    batching, tp = candidate.batching, candidate.parallelism.tp
+    graphs = device == "cuda" and not asked.enforce_eager
+    settings = Settings(
+        model=model,
+        architecture=architecture,
+        candidate=candidate,
+        max_model_len=asked.max_model_len or batching.max_model_len or architecture.max_position,
+        load_format=cast(LoadFormat, _one_of("--load-format", asked.load_format, ("auto", "dummy"))),
+        device=device,
+        dtype=cast(DType, _one_of("--dtype", asked.dtype, ("bf16", "fp32"))),
+        threads=asked.threads or max(1, len(os.sched_getaffinity(0)) // tp),
+        kv_cache_bytes=None if asked.kv_cache_gib is None else int(asked.kv_cache_gib * 2**30),
+        capture_sizes=tuple(int(s) for s in capture_sizes("fwopt", batching, _GRAPH_LIMIT)) if graphs else (),
+        records=asked.records,
+    )
+    check(settings)
+    name = asked.served_model_name or str(model)
+    return settings, served_model(settings, name, asked.tokenizer or model)
+
+
+def read_config(file: Path | None) -> tuple[Candidate, Path | None]:
+    """(candidate, model it names) of a YAML file: the candidate's own keys, and `model` beside them."""
+    if file is None:
+        return Candidate(), None
+    try:
+        values: Any = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise InputError(f"--config {file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {file}: must be YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--config {file}: must be a mapping of a candidate's fields, got {type(values).__name__}")
+    model = values.pop("model", None)
+    if model is not None and not isinstance(model, str):
+        raise InputError(f"--config {file}: model: must be a path, got {model!r}")
+    try:
+        candidate = Candidate.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"--config {file}: {where}: {first['msg']}, got {first['input']!r}"[:400]) from None
+    return candidate, None if model is None else Path(model)
+
+
+def _architecture(model: Path) -> Architecture:
+    if model.suffix == ".gguf":
+        from fwopt.engine.gguf_file import read_gguf_architecture
+
+        return read_gguf_architecture(model)
+    return read_architecture(model)
+
+
+def _device() -> DeviceKind:
+    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def _one_of(flag: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InputError(f"{flag} must be {' or '.join(known)}, got {value!r}")
+    return value

@@ -1,0 +1,164 @@
+"""The decoder: Llama, Qwen3, Qwen3-MoE and gpt-oss are one stack of layers with parts present or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from fwopt.engine import operators as op
+from fwopt.engine.architecture import Architecture, Experts, Layer, frequencies
+from fwopt.engine.batch import Batch
+from fwopt.engine.linear import Linear
+from fwopt.engine.parallel import Ranks
+from fwopt.engine.weights import Loader
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWeights:
+    norm: Tensor
+    qkv: Linear
+    output: Linear
+    head_norm: Tensor | None
+    """(heads + kv heads, head size): of queries, then keys."""
+    sinks: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeights:
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    shape: Experts
+    router: Linear
+    up: Tensor
+    """(experts, hidden, 2 * width): gate, then up."""
+    down: Tensor
+    biases: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    window: int | None
+    attention: AttentionWeights
+    mlp_norm: Tensor
+    mlp: DenseWeights | ExpertWeights
+
+
+class Model:
+    """Weights of one rank, and the forward pass over a batch."""
+
+    def __init__(self, shape: Architecture, loader: Loader, ranks: Ranks, max_positions: int) -> None:
+        self.shape, self.ranks, self.dtype, self.device = shape, ranks, loader.dtype, loader.device
+        self.heads = ranks.share(shape.heads, "attention heads")
+        kv = ranks.kv_slice(shape.kv_heads)
+        self.kv_heads = kv.stop - kv.start
+        self.scale = shape.head_dim**-0.5
+        self.windows = frozenset(layer.window_tokens for layer in shape.layers)
+        self.embedding = loader.embedding()
+        self.layers = [self._layer(loader, f"model.layers.{i}", layer) for i, layer in enumerate(shape.layers)]
+        self.norm = loader.vector("model.norm.weight", shape.hidden_size)
+        self.head = loader.head()
+        self.cosine, self.sine = self._angles(max_positions)
+
+    def _angles(self, positions: int) -> tuple[Tensor, Tensor]:
+        """(positions, 1, head size) cosines and sines; the sines of the first half carry a minus."""
+        rates, factor = frequencies(self.shape.rope, self.shape.head_dim)
+        angle = torch.arange(positions).double()[:, None] * torch.tensor(rates, dtype=torch.float32).double()
+        cosine, sine = (angle.float().cos() * factor), (angle.float().sin() * factor)
+        pairs = torch.cat((cosine, cosine), 1)[:, None], torch.cat((-sine, sine), 1)[:, None]
+        return pairs[0].to(self.device, self.dtype), pairs[1].to(self.device, self.dtype)
+
+    def _layer(self, loader: Loader, name: str, layer: Layer) -> LayerWeights:
+        hidden = self.shape.hidden_size
+        mlp: DenseWeights | ExpertWeights
+        if layer.experts is None:
+            mlp = DenseWeights(*loader.dense_mlp(f"{name}.mlp"))
+        else:
+            router, up, down, biases = loader.experts(f"{name}.mlp", layer.experts)
+            mlp = ExpertWeights(layer.experts, router, up, down, biases)
+        attention = f"{name}.self_attn"
+        qkv, output = loader.attention(attention)
+        weights = AttentionWeights(
+            norm=loader.vector(f"{name}.input_layernorm.weight", hidden),
+            qkv=qkv,
+            output=output,
+            head_norm=self._head_norm(loader, attention) if self.shape.qk_norm else None,
+            sinks=loader.heads_vector(f"{attention}.sinks") if self.shape.sinks else None,
+        )
+        norm = loader.vector(f"{name}.post_attention_layernorm.weight", hidden)
+        return LayerWeights(layer.window_tokens, weights, norm, mlp)
+
+    def _head_norm(self, loader: Loader, name: str) -> Tensor:
+        q, k = (loader.vector(f"{name}.{part}_norm.weight", self.shape.head_dim) for part in "qk")
+        return torch.cat((q.expand(self.heads, -1), k.expand(self.kv_heads, -1)))
+
+    def forward(self, batch: Batch, caches: Sequence[Tensor]) -> Tensor:
+        """Hidden states (T, hidden) after the last norm; writes the keys and values of the batch's tokens."""
+        x = self.embed(batch.tokens)
+        cosine, sine = self.cosine[batch.positions], self.sine[batch.positions]
+        for layer, cache in zip(self.layers, caches, strict=True):
+            attended = self._attention(layer, x, batch, cache, cosine, sine)
+            x = x + self.ranks.sum(attended)
+            normed = op.rms_norm(x, layer.mlp_norm, self.shape.norm_eps)
+            x = x + self.ranks.sum(self._mlp(layer.mlp, normed))
+        return op.rms_norm(x, self.norm, self.shape.norm_eps)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        if self.ranks.size == 1:
+            return F.embedding(tokens, self.embedding)
+        local = tokens - self.ranks.rank * len(self.embedding)
+        here = (local >= 0) & (local < len(self.embedding))
+        return self.ranks.sum(F.embedding(local * here, self.embedding) * here[:, None])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, vocabulary) in float32."""
+        return self.ranks.join(self.head(hidden))[:, : self.shape.vocab_size].float()
+
+    def _attention(
+        self, layer: LayerWeights, x: Tensor, batch: Batch, cache: Tensor, cosine: Tensor, sine: Tensor
+    ) -> Tensor:
+        weights, heads, size = layer.attention, self.heads, self.shape.head_dim
+        normed = op.rms_norm(x, weights.norm, self.shape.norm_eps)
+        qkv = weights.qkv(normed).view(len(x), -1, size)
+        turning = qkv[:, : heads + self.kv_heads]
+        if weights.head_norm is not None:
+            turning.copy_(F.rms_norm(turning, (size,), None, self.shape.norm_eps) * weights.head_norm)
+        op.rotate(turning, cosine, sine)
+        op.write_cache(cache, qkv[:, heads:], batch.slots)
+        q, n = qkv[:, :heads], batch.decodes
+        parts = []
+        if n:
+            mask = batch.masks[layer.window]
+            parts.append(op.decode_attention(q[:n], cache, batch.table, mask, self.scale, weights.sinks))
+        for chunk in batch.chunks:
+            if chunk.table is None:
+                kv = qkv[chunk.rows, heads:].transpose(0, 1).unsqueeze(0)
+                keys, values = kv[:, : self.kv_heads], kv[:, self.kv_heads :]
+            else:
+                found = op.read_cache(cache, chunk.table, self.dtype)
+                keys, values = (t[:, :, : chunk.context] for t in found)
+            seen = chunk.masks[layer.window]
+            parts.append(op.chunk_attention(q[chunk.rows], keys, values, seen, self.scale, weights.sinks))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return weights.output(out.reshape(len(x), -1))
+
+    def _mlp(self, mlp: DenseWeights | ExpertWeights, x: Tensor) -> Tensor:
+        if isinstance(mlp, DenseWeights):
+            return mlp.down(op.silu_mul(mlp.gate_up(x)))
+        scores, shape = mlp.router(x), mlp.shape
+        if shape.biased:
+            best, chosen = scores.topk(shape.per_token, dim=-1)
+            weights = best.softmax(dim=-1)
+        else:
+            weights, chosen = scores.float().softmax(dim=-1).topk(shape.per_token, dim=-1)
+            if shape.normalize:
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+            weights = weights.to(x.dtype)
+        return op.experts(x, mlp.up, mlp.down, chosen, weights, mlp.biases, shape.limit)

@@ -1,0 +1,133 @@
+"""From a checkpoint's tensors to the layers of one rank: sliced, fused, converted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fwopt.engine.architecture import Architecture, Experts
+from fwopt.engine.checkpoint import Checkpoint, mxfp4_tensor
+from fwopt.engine.linear import Linear, make_linear, round_weight
+from fwopt.engine.parallel import Ranks
+from fwopt.spec.candidate import Bf16, Quantization, outside_experts
+
+
+class Loader:
+    """Builds layers. Projections that read the same input are fused into one."""
+
+    def __init__(
+        self,
+        shape: Architecture,
+        checkpoint: Checkpoint,
+        quantization: Quantization,
+        ranks: Ranks,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._shape, self._checkpoint, self._ranks = shape, checkpoint, ranks
+        self._experts, self._outside = quantization, outside_experts(quantization)
+        self.dtype, self.device = dtype, device
+
+    def _get(self, name: str, *shape: int) -> Tensor:
+        return self._checkpoint.tensor(name, shape).to(self.dtype)
+
+    def vector(self, name: str, size: int) -> Tensor:
+        return self._get(name, size).to(self.device)
+
+    def heads_vector(self, name: str) -> Tensor:
+        return self.vector(name, self._shape.heads)[self._ranks.part(self._shape.heads, "attention heads")]
+
+    def _vocabulary(self, name: str) -> Tensor:
+        """This rank's rows, the vocabulary padded with zeros so that it splits evenly."""
+        shape, size = self._shape, self._ranks.size
+        table = self._get(name, shape.vocab_size, shape.hidden_size)
+        rows = -(-shape.vocab_size // size)
+        table = torch.nn.functional.pad(table, (0, 0, 0, rows * size - shape.vocab_size))
+        return table[self._ranks.rank * rows :][:rows].contiguous().to(self.device)
+
+    def embedding(self) -> Tensor:
+        return self._vocabulary("model.embed_tokens.weight")
+
+    def head(self) -> Linear:
+        """The LM head stays in the activations' dtype in every scheme."""
+        tied = self._shape.tied_embeddings or not self._checkpoint.has("lm_head.weight")
+        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return make_linear(self._vocabulary(name), None, Bf16(), self.device)
+
+    def attention(self, name: str) -> tuple[Linear, Linear]:
+        """(queries, keys and values; output)."""
+        shape, size = self._shape, self._shape.head_dim
+        q = self._ranks.part(shape.heads, "attention heads")
+        kv = self._ranks.kv_slice(shape.kv_heads)
+        parts = [("q", shape.heads, q), ("k", shape.kv_heads, kv), ("v", shape.kv_heads, kv)]
+        weights, biases = [], []
+        for part, heads, kept in parts:
+            rows = slice(kept.start * size, kept.stop * size)
+            weights.append(self._get(f"{name}.{part}_proj.weight", heads * size, shape.hidden_size)[rows])
+            if shape.qkv_bias:
+                biases.append(self._get(f"{name}.{part}_proj.bias", heads * size)[rows])
+        columns = slice(q.start * size, q.stop * size)
+        output = self._get(f"{name}.o_proj.weight", shape.hidden_size, shape.heads * size)[:, columns]
+        bias = self._rank0(self._get(f"{name}.o_proj.bias", shape.hidden_size)) if shape.output_bias else None
+        qkv = make_linear(torch.cat(weights), torch.cat(biases) if biases else None, self._outside, self.device)
+        return qkv, make_linear(output, bias, self._outside, self.device)
+
+    def dense_mlp(self, name: str) -> tuple[Linear, Linear]:
+        """(gate and up, down)."""
+        shape, hidden, width = self._shape, self._shape.hidden_size, self._shape.intermediate_size
+        kept = self._ranks.part(width, "the MLP's width")
+        up = [self._get(f"{name}.{part}_proj.weight", width, hidden)[kept] for part in ("gate", "up")]
+        down = self._get(f"{name}.down_proj.weight", hidden, width)[:, kept]
+        up_bias = down_bias = None
+        if shape.mlp_bias:
+            up_bias = torch.cat([self._get(f"{name}.{part}_proj.bias", width)[kept] for part in ("gate", "up")])
+            down_bias = self._rank0(self._get(f"{name}.down_proj.bias", hidden))
+        return (
+            make_linear(torch.cat(up), up_bias, self._outside, self.device),
+            make_linear(down, down_bias, self._outside, self.device),
+        )
+
+    def experts(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """(router, gate and up of all experts, down, their biases). Converted weights are stored dequantized."""
+        if experts.biased:
+            return self._gpt_oss(name, experts)
+        hidden, width = self._shape.hidden_size, experts.intermediate_size
+        kept = self._ranks.part(width, "an expert's width")
+        up = torch.empty(experts.count, hidden, 2 * (kept.stop - kept.start), dtype=self.dtype, device=self.device)
+        down = torch.empty(experts.count, kept.stop - kept.start, hidden, dtype=self.dtype, device=self.device)
+        for e in range(experts.count):
+            expert = f"{name}.experts.{e}"
+            gate_up = [self._get(f"{expert}.{part}_proj.weight", width, hidden)[kept] for part in ("gate", "up")]
+            up[e] = round_weight(torch.cat(gate_up), self._experts).t()
+            down[e] = round_weight(self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept], self._experts).t()
+        router = self._get(f"{name}.gate.weight", experts.count, hidden)
+        return make_linear(router, None, Bf16(), self.device), up, down, None
+
+    def _gpt_oss(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Rows of gate and up alternate in the checkpoint; here gate comes first."""
+        hidden, width, count = self._shape.hidden_size, experts.intermediate_size, experts.count
+        kept = self._ranks.part(width, "an expert's width")
+        up = self._packed(f"{name}.experts.gate_up_proj", count, hidden, 2 * width)
+        up = torch.cat((up[..., ::2][..., kept], up[..., 1::2][..., kept]), dim=-1)
+        up_bias = self._get(f"{name}.experts.gate_up_proj_bias", count, 2 * width)
+        up_bias = torch.cat((up_bias[:, ::2][:, kept], up_bias[:, 1::2][:, kept]), dim=-1)
+        down = self._packed(f"{name}.experts.down_proj", count, width, hidden)[:, kept]
+        down_bias = self._rank0(self._get(f"{name}.experts.down_proj_bias", count, hidden))
+        router = make_linear(
+            self._get(f"{name}.router.weight", count, hidden),
+            self._get(f"{name}.router.bias", count), Bf16(), self.device,
+        )  # fmt: skip
+        weights = [t.contiguous().to(self.device) for t in (up, down, up_bias, down_bias)]
+        return router, weights[0], weights[1], (weights[2], weights[3])
+
+    def _packed(self, name: str, count: int, k: int, n: int) -> Tensor:
+        """(count, k, n), stored as such or as MXFP4 blocks of the transposed matrix."""
+        if not self._checkpoint.has(f"{name}_blocks"):
+            return self._get(name, count, k, n)
+        blocks = self._checkpoint.tensor(f"{name}_blocks", (count, n, k // 32, 16))
+        scales = self._checkpoint.tensor(f"{name}_scales", (count, n, k // 32))
+        return mxfp4_tensor(blocks, scales).transpose(1, 2).to(self.dtype)
+
+    def _rank0(self, bias: Tensor) -> Tensor:
+        """A bias that is added once, although every rank adds its own."""
+        return bias if self._ranks.rank == 0 else torch.zeros_like(bias)
