@@ -77,7 +77,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "rate scale 0": (("t.jsonl", *TARGET, "--rate-scale", "0"), "--rate-scale: must be greater than 0, got 0"),
     "rate scale NaN": (("t.jsonl", *TARGET, "--rate-scale", "nan"), "--rate-scale"),
     "rate scale 1e300": (("t.jsonl", *TARGET, "--rate-scale", "1e300"), "must be between 1e-06 and 1,000,000"),
-    "another engine": (("t.jsonl", *TARGET, "--engine", "sglang"), "only vllm is planned for"),
+    "another engine": (("t.jsonl", *TARGET, "--engine", "sglang"), "only vllm, llamacpp, fwopt are planned for"),
     "an engine of the future": (("t.jsonl", *TARGET, "--engine", "vllm==9.9"), "vllm 0.24 to 0.33"),
     "no trials": (("t.jsonl", *TARGET, "--trials", "0"), "see fwopt tune --help"),
     "unknown flag": (("t.jsonl", *TARGET, "--fast"), "see fwopt tune --help"),

@@ -10,6 +10,7 @@ import pytest
 
 from fwopt.cli.app import GROUPS, VERBS
 from fwopt.search.settings import Settings
+from fwopt.spec.engine import EngineSpec
 
 HEAVY = ("torch", "triton", "pandas", "optuna", "numba", "numpy", "pydantic", "pyarrow", "yaml", "jinja2")
 
@@ -47,6 +48,6 @@ def test_help_states_the_defaults_that_hold() -> None:
         f"[default: {settings.trials}]",
         f"[default: {settings.seed}]",
         f"[default: {settings.rate_scale:g}]",
-        f"{settings.engine} (the default)",
+        f"{EngineSpec().name}=={EngineSpec().version} (the default)",
     ):
         assert stated in text

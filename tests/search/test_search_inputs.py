@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwopt.errors import FwoptError, InputError, RunFolderError
@@ -71,11 +71,11 @@ def test_file_and_flags_share_one_grammar(toy, tmp_path):
         "objective:\n  slos: ['ttft:p99<2s']\n  minimize: cost\n  max_quality_drop: kl<0.01\n"
         "search:\n  tp: [1, 2]\n  quantizations: [bf16]\n"
     )
-    settings = load_settings(tmp_path / "fwopt.yaml")
-    objective, note = parse_objective(settings.objective, toy.HARDWARE)
+    loaded = load_settings(tmp_path / "fwopt.yaml")
+    objective, note = parse_objective(loaded.objective, toy.HARDWARE)
     assert str(objective) == "minimize cost; subject to ttft:p99<2s; quality kl<0.01"
     assert note is None
-    assert settings.search.tp == (1, 2)
+    assert loaded.search.tp == (1, 2)
 
 
 def test_nothing_said_means_a_stated_default(toy):
@@ -145,6 +145,7 @@ def test_an_impossible_space_is_refused_before_any_work(toy, overrides, words):
         derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(**overrides))
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_candidates_and_parameters_translate_both_ways(toy, data):
     candidate = data.draw(st.sampled_from(list(toy.LARGE.enumerate())))

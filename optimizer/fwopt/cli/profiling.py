@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fwopt.perf.step_law import StepLaw
     from fwopt.spec.hardware import HardwareSpec
 
+PLAIN_EVERY_S = 5.0
 LONGEST_UNLESS_ASKED = 4096
 """Contexts beyond take long to measure and much memory to hold."""
 
@@ -183,7 +184,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plainly
+        yield _Plain()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as shown:
@@ -191,9 +192,17 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda name, at, total: shown.update(task, completed=at, total=total, description=name)
 
 
-def _plainly(name: str, at: int, total: int) -> None:
-    if at % 10 == 0:
-        _say(f"{at} of {total} answered; next {name}")
+@dataclass(slots=True)
+class _Plain:
+    """A line now and then."""
+
+    last_s: float = float("-inf")
+
+    def __call__(self, name: str, at: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last_s >= PLAIN_EVERY_S:
+            self.last_s = now
+            _say(f"{at} of {total} answered; next {name}")
 
 
 def _say(text: str) -> None:
