@@ -132,16 +132,32 @@ def leave_models_out(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cross_validate(table: pd.DataFrame, folds: int) -> pd.DataFrame:
-    """Every row scored by a calibration that has seen nothing of its configuration, intervals included."""
+    """Every row scored by a calibration that has seen nothing of its configuration.
+
+    Its interval comes from the errors of the other parts, each under the calibration that had not seen it (CV+, Barber
+    et al. 2021): no row's own error is behind the interval that it is judged by.
+    """
     keys = [case.key if isinstance(case := read_case(row), Case) else "" for row in records(table)]
     part_of = np.array([fold_of(key, folds) for key in keys])
-    parts = []
+    fitted: list[dict[str, Calibration]] = []
+    errors: list[dict[str, list[tuple[bool, dict[Metric, float]]]]] = []
     for part in range(folds):
         train, test = table[part_of != part], table[part_of == part]
-        calibrations = {}
-        for engine in ENGINES:
-            rows = _observations(train, engine)
-            if rows:
-                calibrations[engine] = fit_engine(rows, engine, FOLDS - 1, "held-out part")
-        parts.append(score(test, calibrations))
+        taught = {engine: rows for engine in ENGINES if (rows := _observations(train, engine))}
+        fitted.append({})
+        errors.append({})
+        for engine, rows in taught.items():
+            fit, held_out = Fit(engine, rows), _observations(test, engine)
+            theta = fit.run(rows)
+            fitted[part][engine] = fit.calibration(theta)
+            found = fit.errors(theta, held_out)
+            errors[part][engine] = [(r.case.model.is_moe, e) for r, e in zip(held_out, found, strict=True)]
+    parts = []
+    for part in range(folds):
+        others = [errors[other] for other in range(folds) if other != part]
+        calibrations = {
+            engine: c.model_copy(update={"intervals": intervals([e for o in others for e in o.get(engine, [])])})
+            for engine, c in fitted[part].items()
+        }
+        parts.append(score(table[part_of == part], calibrations))
     return pd.concat(parts).loc[table.index]
