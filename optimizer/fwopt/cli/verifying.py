@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,23 +83,28 @@ def entry_of(plan: Plan, which: str) -> Entry:
 
 @contextmanager
 def shown(session: Session) -> Iterator[None]:
-    """A line on stderr that says what is going on, where that is a terminal."""
+    """What is going on, on stderr: a bar on a terminal, else a line whenever something new begins. Twice a second at
+    most: the client that is being shown keeps time."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said = ""
 
-        def tell(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks.clear()
-                for task in bars.task_ids:
-                    bars.remove_task(task)
-                tasks[what] = bars.add_task(what, total=of or None)
-            bars.update(tasks[what], completed=done)
+        def plainly(what: str, done: int, of: int) -> None:
+            nonlocal said
+            if what != said:
+                said = what
+                print(f"fwopt: {what}", file=sys.stderr, flush=True)
 
-        session.progress = tell
+        session.progress = plainly
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bars:
+        task = bars.add_task("preparing", total=None)
+        session.progress = lambda what, done, of: bars.update(task, description=what, completed=done, total=of or None)
         yield
 
 

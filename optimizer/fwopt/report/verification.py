@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,44 +15,57 @@ from rich.text import Text
 from fwopt.report import format as f
 from fwopt.report.markdown import cell
 from fwopt.report.markdown import table as markdown_table
-from fwopt.spec.verification import Check, Verification
+from fwopt.spec.verification import Cause, Check, Verification
 
-SMALL = 0.01
-"""Causes that move a figure by less are not named."""
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     name: str
-    whole: str
-    promised: str
-    measured: str
-    error: str
-    causes: str
+    cells: tuple[str, ...]
+    """As `head` names them."""
+
+
+def head(found: Verification) -> tuple[str, ...]:
+    """Promised for the whole workload and for the slice; measured; the error; its causes, where looked for."""
+    return ("plan", "slice", "measured", "error", *(cause for cause in CAUSES if _looked_for(found, cause)))
+
+
+def _looked_for(found: Verification, cause: Cause) -> bool:
+    return any(cause in check.causes for check in found.checks)
 
 
 def rows(found: Verification) -> list[Row]:
     return [
-        Row(c.metric, _value(c.promised_whole, c), _value(c.promised, c), _value(c.measured, c), _signed(c.error),
-            causes(c))
+        Row(
+            c.metric,
+            (
+                *(_value(v, c) for v in (c.promised_whole, c.promised, c.measured)),
+                _signed(c.error),
+                *(_factor(c.causes.get(cause)) for cause in CAUSES if _looked_for(found, cause)),
+            ),
+        )
         for c in found.checks
-    ]  # fmt: skip
+    ]
 
 
 def _value(value: float | None, check: Check) -> str:
     if check.unit == "s":
         return f.seconds(value)
-    return f.NONE if value is None else f"{f.significant(value)} {check.unit}"
+    return f.NONE if value is None else f"{f.significant(value)}/s"
 
 
 def _signed(error: float | None) -> str:
     return f.NONE if error is None else f"{error:+.1%}"
 
 
-def causes(check: Check) -> str:
-    """`step time +6%, rest -2%`: largest first, as factors on the figure; they multiply to the whole error."""
-    named = sorted(check.causes.items(), key=lambda item: -abs(item[1]))
-    return ", ".join(f"{name} {math.expm1(v):+.0%}" for name, v in named if abs(v) >= SMALL) or f.NONE
+def _factor(log_share: float | None) -> str:
+    """What a cause alone makes of the figure: factors multiply to the whole error."""
+    if log_share is None:
+        return f.NONE
+    percent = math.expm1(log_share)
+    return "0%" if abs(percent) < 0.005 else f"{percent:+.0%}"
 
 
 def heading(found: Verification) -> list[str]:
@@ -77,11 +91,11 @@ def heading(found: Verification) -> list[str]:
 def render(found: Verification) -> RenderableType:
     """Terminal text."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for title in ("", "plan", "slice", "measured", "error"):
-        table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    table.add_column("because", overflow="fold")
+    table.add_column("")
+    for title in head(found):
+        table.add_column(title, justify="right", no_wrap=title not in CAUSES)
     for row in rows(found):
-        table.add_row(row.name, row.whole, row.promised, row.measured, row.error, row.causes)
+        table.add_row(row.name, *row.cells)
     state = Text("valid", "green") if found.valid else Text("INVALID: nothing may be concluded", "bold red")
     return Group(
         state, *(Text(line) for line in heading(found)), table, *(Text(f"- {p}", "yellow") for p in found.problems)
@@ -94,7 +108,7 @@ def markdown(found: Verification) -> str:
     lines += [f"- {cell(line)}" for line in (*heading(found), *found.problems)]
     lines += ["", *table(found)]
     lines += ["", "`plan`: promised for the whole workload; `slice`: by the same simulation for what was replayed."]
-    lines += ["Causes are factors on the figure and multiply to the error (docs/live.md)."]
+    lines += ["Causes are factors on the figure and multiply to the error (docs/verify.md)."]
     lines += [
         "",
         f"fwopt {found.fwopt_version}, {found.made_at}; "
@@ -104,6 +118,5 @@ def markdown(found: Verification) -> str:
 
 
 def table(found: Verification) -> Sequence[str]:
-    head = ["", "plan", "slice", "measured", "error", "because"]
-    body = ([r.name, r.whole, r.promised, r.measured, r.error, r.causes] for r in rows(found))
-    return markdown_table(head, body, (1, 2, 3, 4))
+    titles = head(found)
+    return markdown_table(["", *titles], ([r.name, *r.cells] for r in rows(found)), range(1, len(titles) + 1))
