@@ -12,6 +12,7 @@ import pytest
 
 from fwopt.errors import InputError
 from fwopt.perf.calibration import Calibration, Interval, load_calibration
+from fwopt.score import refit
 from fwopt.score.case import Case, Unscored, read_case
 from fwopt.score.fit import Fit, Observation
 from fwopt.score.load import make_workload
@@ -116,6 +117,19 @@ def test_the_fit_finds_a_planted_slowdown():
     after = [e["tpot"] for e in fit.errors(theta, rows)]
     assert max(abs(e) for e in after) < 0.35 * max(abs(e) for e in before)
     assert fit.calibration(theta).factors["gemm/bf16/small"] > 1.08
+
+
+def test_held_out_intervals_come_from_the_other_parts(monkeypatch):
+    """One wild row: its own error must not widen the interval that it is judged by."""
+    monkeypatch.setattr(refit, "MIN_ROWS", 2)
+    rows = [{"isl": i, "concurrency": c, "num_prompts": 2 * c} for i in (100, 300, 500) for c in (1, 2)]
+    frame = score(table(*rows))
+    measured = table(*rows).assign(tpot_mean_ms=frame["pred_tpot_mean_ms"] * [1, 1.01, 0.99, 1.02, 0.98, 3.0])
+    judged = refit.cross_validate(measured, 3)
+    assert (judged["status"] == "scored").all()
+    assert not judged["inside_tpot"].iloc[-1]
+    wild = judged.iloc[-1]
+    assert wild["pred_tpot_mean_ms_hi"] < 2 * wild["pred_tpot_mean_ms"]
 
 
 def test_intervals_hold_what_they_say():
