@@ -37,7 +37,7 @@ def predicted(name: str | None, change: dict) -> pd.Series:
         ("host", {"concurrency": 1}, "pred_tpot_mean_ms", -1),
         ("api", {"concurrency": 1}, "pred_ttft_mean_ms", -1),
         ("front", {"load_type": "burst_all_at_once", "isl": 50}, "pred_ttft_mean_ms", -1),
-        ("streaming", {"isl": 50, "concurrency": 100, "num_prompts": 300}, "pred_ttft_mean_ms", -1),
+        ("streaming", {"isl": 50, "concurrency": 1}, "pred_ttft_mean_ms", -1),
         ("graphs", {"concurrency": 3}, "pred_tpot_mean_ms", -1),
         ("prefill-first", SGLANG | {"tp": 2}, "pred_ttft_mean_ms", -1),
         ("reservation", SGLANG | {"isl": 500, "osl": 1500}, "pred_ttft_mean_ms", -1),

@@ -26,6 +26,9 @@ FACTOR_LIMITS = 0.05, 20.0
 STEPS = 24
 """Halvings of the factor's interval in log units: to a relative 1e-6."""
 
+SAME = 1e-4
+"""Relative difference of mean TPOT that needs no factor."""
+
 Figures = Mapping[str, float | None]
 
 
@@ -76,6 +79,8 @@ def step_factor(simulate: Callable[[float], Records], measured: Records) -> floa
     def tpot(log_factor: float) -> float:
         return statistic(simulate(math.exp(log_factor)), "tpot", "mean") or 0.0
 
+    if target and math.isclose(tpot(0.0), target, rel_tol=SAME):
+        return 1.0
     if not target or not tpot(low) < target < tpot(high):
         return None
     for _ in range(STEPS):
