@@ -25,10 +25,11 @@ def law_of():
 
 class Stub:
     """One token a tick to everyone, as an engine does; a batch begins when its requests had time to arrive. Counts what
-    it is asked. `fail_after`: answers 500 to every completion beyond that; `short`: tokens held back."""
+    it is asked. `fail_after`: answers 500 to every completion beyond that; `short`: tokens held back;
+    `text`: of each token."""
 
     def __init__(self):
-        self.completions, self.fail_after, self.short = [], None, 0
+        self.completions, self.fail_after, self.short, self.text = [], None, 0, "a"
         self.running, self.tick = 0, None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -83,7 +84,9 @@ class Stub:
         for at in range(count):
             async with self.tick:
                 await self.tick.wait()
-            event = {"choices": [{"index": 0, "text": "a", "finish_reason": "length" if at == count - 1 else None}]}
+            event = {
+                "choices": [{"index": 0, "text": self.text, "finish_reason": "length" if at == count - 1 else None}]
+            }
             await answer.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         self.running -= 1
         usage = {"choices": [], "usage": {"prompt_tokens": len(asked["prompt"]), "completion_tokens": count}}

@@ -1,5 +1,7 @@
 """From chunk times to rows: what an engine of a known law shows from outside gives that law back."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,8 @@ from fwopt.collect.probes import (
     rows_of,
 )
 from fwopt.collect.steps_profile import step_rows
-from fwopt.collect.stream import Stream
+from fwopt.collect.stream import Stream, complete, open_session
+from fwopt.live.endpoint import Endpoint
 from fwopt.perf.step_law import fit
 
 LIMITS = Limits(32, 2048, 2048)
@@ -127,3 +130,14 @@ def test_long_contexts_are_asked_of_few_sequences_only():
     assert contexts(1, 2000) == [32, 512, 1536]
     assert contexts(16, 2000) == [32, 512]
     assert contexts(256, 2000) == [32]
+
+
+def test_a_lone_token_without_text_is_timed(stub):
+    """vLLM sends half a character as an event without text, and closes the answer with it."""
+    stub.text = ""
+
+    async def ask() -> Stream:
+        async with open_session() as session:
+            return await complete(session, Endpoint(stub.url, "toy", "vllm"), [1, 2, 3], 1)
+
+    assert len(asyncio.run(ask()).chunk_s) == 1

@@ -124,7 +124,7 @@ async def complete(
 
 
 def _take(line: bytes, stream: Stream, mark: Mark | None) -> None:
-    """One line of the event stream. llama.cpp ends with a chunk that holds no token."""
+    """One line of the event stream. llama.cpp ends with a chunk that holds no token; a lone token may have no text."""
     now = time.perf_counter()
     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
         return
@@ -133,7 +133,7 @@ def _take(line: bytes, stream: Stream, mark: Mark | None) -> None:
         if content.get("usage"):
             stream.tokens = int(content["usage"]["completion_tokens"])
         for choice in content.get("choices") or ():
-            if choice["finish_reason"] is None or choice["text"]:
+            if choice["finish_reason"] is None or choice["text"] or not stream.chunk_s:
                 stream.chunk_s.append(now)
     except (ValueError, KeyError, TypeError):
         raise ProbeError(f"not a completions event: {line[:120]!r}") from None

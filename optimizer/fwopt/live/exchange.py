@@ -21,7 +21,7 @@ class Exchange:
     """The `Receiver` of one request. `ended` is called once, with this exchange."""
 
     __slots__ = (
-        "_error_body", "_http_ok", "_parser", "_rows", "_zero_s", "chunk_us", "connection", "ended", "index", "last_s",
+        "_closed_s", "_error_body", "_http_ok", "_parser", "_rows", "_zero_s", "chunk_us", "connection", "ended", "index", "last_s",
         "over", "running", "started_s", "usage",
     )  # fmt: skip
 
@@ -39,6 +39,8 @@ class Exchange:
         self._rows, self._zero_s = rows, zero_s
         self._parser = EventParser(chat=chat)
         self._http_ok, self._error_body = True, b""
+        self._closed_s: float | None = None
+        """When an event without text said why the answer ended."""
 
     def sent(self, now_s: float) -> None:
         self._rows.sent_s[self.index] = now_s - self._zero_s
@@ -76,13 +78,18 @@ class Exchange:
         if event.finish_reason is not None and event.finish_reason != "length":
             self._rows.finish_reasons[self.index] = event.finish_reason
         if not event.carries_tokens:
+            if event.finish_reason is not None:
+                self._closed_s = now_s
             return
+        self._token(now_s)
+        if event.usage is not None:
+            self.running.append(event.usage.completion_tokens)
+
+    def _token(self, now_s: float) -> None:
         self.last_s = now_s
         if not len(self.chunk_us):
             self._rows.first_token_s[self.index] = now_s - self._zero_s
         self.chunk_us.append(round((now_s - self.started_s) * 1e6))
-        if event.usage is not None:
-            self.running.append(event.usage.completion_tokens)
 
     def end(self, now_s: float) -> None:
         """The HTTP message is complete."""
@@ -123,6 +130,9 @@ class Exchange:
             self.connection.close()
 
     def _finish(self, now_s: float) -> None:
+        if not len(self.chunk_us) and self._closed_s is not None and self.usage and self.usage.completion_tokens:
+            self._token(self._closed_s)  # a lone token without text comes with the closing event
+            self._rows.last_token_s[self.index] = self._closed_s - self._zero_s
         if not len(self.chunk_us):
             self.fail(BROKEN_OFF, "the stream ended without a token", now_s)
             return
