@@ -119,6 +119,10 @@ def test_series_conserves_requests(tmp_path_factory, arrivals) -> None:
         assert len(rate.series_per_s) <= 61
 
 
+def test_a_gap_below_any_clock_is_no_tick(tmp_path: Path) -> None:
+    assert statistics(made(tmp_path, [0.0, 2.2e-313, *map(float, range(1, 40))])).grain.tick_s == 1.0
+
+
 def test_small_renderings() -> None:
     assert sparkline((0.0, 1.0, 8.0)) == "·▂█"
     assert [duration(x) for x in (0.25, 59, 61, 3600, 90_000)] == [

@@ -51,6 +51,15 @@ def verify(
             rich_help_panel=_SLICE,
         ),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            metavar="FILE",
+            help="Judge a replay of the same requests made before (a replay.jsonl.gz).",
+            rich_help_panel=_SLICE,
+        ),
+    ] = None,
     within: Annotated[
         str | None, typer.Option("--within", metavar="PERCENT", help="Exit 1 if a metric is off by more, e.g. 15%.")
     ] = None,
@@ -71,8 +80,12 @@ def verify(
         requests=requests,
         where=verifying.where(server, served_model, model, tokenizer),
     )
-    with verifying.shown(session):
-        trial = session.measure(verifying.entry_of(session.plan, which))
+    entry = verifying.entry_of(session.plan, which)
+    if replay is not None:
+        trial = session.judge(entry, replay)
+    else:
+        with verifying.shown(session):
+            trial = session.measure(entry)
     found = verifying.require_measured(trial)
     verifying.show(found, session.place(trial.candidate), as_json=json)
     verifying.exit_by(found, tolerance)

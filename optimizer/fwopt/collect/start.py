@@ -24,6 +24,7 @@ from fwopt.spec.objective import Objective
 from fwopt.spec.outcome import Distribution, Evaluation, Metrics, Rejected
 from fwopt.spec.plan import Entry, Plan
 from fwopt.spec.provenance import ProvenanceShares
+from fwopt.targets.models import local_folder
 
 _VERSION_S = 120.0
 
@@ -52,7 +53,7 @@ def server_of(
     candidate = candidate_of(subject, hardware, limits)
     deploy.write(_plan_of(subject, hardware, candidate), place)
     folder = place / subject.engine.name
-    launch = Launch(folder=folder, scratch=place / "scratch", model=weights)
+    launch = Launch(folder=folder, scratch=place / "scratch", model=weights or local_folder(subject.model.name))
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     return make_server(subject.engine.name, launch), f"started by fwopt from the exported {files}: {candidate.label}"
 

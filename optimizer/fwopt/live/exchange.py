@@ -21,8 +21,8 @@ class Exchange:
     """The `Receiver` of one request. `ended` is called once, with this exchange."""
 
     __slots__ = (
-        "_closed_s", "_error_body", "_http_ok", "_parser", "_rows", "_zero_s", "chunk_us", "connection", "ended", "index", "last_s",
-        "over", "running", "started_s", "usage",
+        "_closed_s", "_error_body", "_http_ok", "_parser", "_rows", "_zero_s", "chunk_us", "connection", "ended",
+        "index", "last_s", "over", "running", "started_s", "usage",
     )  # fmt: skip
 
     def __init__(

@@ -1,59 +1,38 @@
-"""What answers at a URL: its engine, its models and its context length, as far as it says so itself."""
+"""An endpoint completed by what its server says of itself."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, replace
-from typing import Any
-
-import orjson
+from dataclasses import replace
 
 from fwopt.errors import InputError
-from fwopt.live.call import call
 from fwopt.live.endpoint import Endpoint
-from fwopt.spec.engine import EngineName
+from fwopt.live.servers.identity import HttpError, Identity, identify
 
-OWNERS: dict[str, EngineName] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp", "fwopt": "fwopt"}
-"""`owned_by` in /v1/models -> engine, as each engine fills it in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What /v1/models says; None: nothing."""
-
-    engine: EngineName | None
-    models: tuple[str, ...]
-    max_context_tokens: int | None
+_TIMEOUT_S = 10.0
+_UNKNOWN = Identity((), None, None, None)
 
 
-async def served(endpoint: Endpoint) -> Served:
-    """Ask /v1/models; a server that has no such page serves something unknown, one that does not answer is an error."""
+def served(endpoint: Endpoint) -> Identity:
+    """What /v1/models says; a server without such a page serves something unknown, one that does not answer is an
+    error."""
     try:
-        status, body = await call(endpoint, "GET", "/v1/models")
+        return identify(endpoint.url, timeout_s=_TIMEOUT_S, api_key=endpoint.api_key)
+    except HttpError as error:
+        if error.status in (401, 403):
+            raise InputError(
+                f"{endpoint.url}: answers HTTP {error.status}; name the variable that holds its key, --api-key-env"
+            ) from None
+        return _UNKNOWN
     except OSError as error:
-        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or "no answer"
         raise InputError(f"{endpoint.url}: no server answers ({reason}); start it, or name another --url") from None
-    if status in (401, 403):
-        raise InputError(f"{endpoint.url}: answers HTTP {status}; name the variable that holds its key, --api-key-env")
-    try:
-        rows: Any = orjson.loads(body)["data"] if status == 200 else []
-        owners = {OWNERS[row["owned_by"]] for row in rows if row.get("owned_by") in OWNERS}
-        limits = [limit for row in rows if (limit := _context(row)) is not None]
-        names = tuple(str(row["id"]) for row in rows)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-        return Served(None, (), None)
-    return Served(owners.pop() if len(owners) == 1 else None, names, min(limits) if limits else None)
-
-
-def _context(row: dict[str, Any]) -> int | None:
-    """vLLM, SGLang and fwopt say `max_model_len`, llama.cpp the context of one slot."""
-    limit = row.get("max_model_len") or (row.get("meta") or {}).get("n_ctx")
-    return int(limit) if limit else None
+    except ValueError:
+        return _UNKNOWN
 
 
 def complete(endpoint: Endpoint, *, named: bool) -> Endpoint:
     """The endpoint with what the server says about itself; `named`: the model was given. Given facts stay."""
-    found = asyncio.run(served(endpoint))
+    found = served(endpoint)
     model = endpoint.model
     if not named:
         if len(found.models) != 1:

@@ -29,7 +29,8 @@ class Row:
 
 def head(found: Verification) -> tuple[str, ...]:
     """Promised for the whole workload and for the slice; measured; the error; its causes, where looked for."""
-    return ("plan", "slice", "measured", "error", *(cause for cause in CAUSES if _looked_for(found, cause)))
+    promised = ("promised",) if found.slice.is_whole else ("plan", "slice")
+    return (*promised, "measured", "error", *(cause for cause in CAUSES if _looked_for(found, cause)))
 
 
 def _looked_for(found: Verification, cause: Cause) -> bool:
@@ -41,7 +42,8 @@ def rows(found: Verification) -> list[Row]:
         Row(
             c.metric,
             (
-                *(_value(v, c) for v in (c.promised_whole, c.promised, c.measured)),
+                *(() if found.slice.is_whole else (_value(c.promised_whole, c),)),
+                *(_value(v, c) for v in (c.promised, c.measured)),
                 _signed(c.error),
                 *(_factor(c.causes.get(cause)) for cause in CAUSES if _looked_for(found, cause)),
             ),
@@ -71,11 +73,12 @@ def _factor(log_share: float | None) -> str:
 def heading(found: Verification) -> list[str]:
     """What was replayed where, and whether it counts."""
     s = found.slice
-    part = f"requests {s.start:,} to {s.stop:,} of {s.requests:,}" if s.stop - s.start < s.requests else "all requests"
+    part = "all requests" if s.is_whole else f"requests {s.start:,} to {s.stop:,} of {s.requests:,}"
     version = found.server_version or "version not told"
+    worst = f.percent(s.largest_error)
     lines = [
         f"{found.workload}: {part}, on {found.engine.name} ({version}), {found.candidate.label}",
-        f"slice against the whole workload, simulated: off by at most {f.percent(s.largest_error)}",
+        *([] if s.is_whole else [f"slice against the whole workload, simulated: off by at most {worst}"]),
         f"prefix cache at the start: {found.cache}",
         f"sending: {found.sending.requests:,} requests, p99 {f.seconds(found.sending.lag_p99_s)} after their time",
     ]
@@ -91,7 +94,7 @@ def heading(found: Verification) -> list[str]:
 def render(found: Verification) -> RenderableType:
     """Terminal text."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for title in head(found):
         table.add_column(title, justify="right", no_wrap=title not in CAUSES)
     for row in rows(found):
@@ -107,7 +110,8 @@ def markdown(found: Verification) -> str:
     lines += [f"- {'valid' if found.valid else '**INVALID: nothing may be concluded**'}"]
     lines += [f"- {cell(line)}" for line in (*heading(found), *found.problems)]
     lines += ["", *table(found)]
-    lines += ["", "`plan`: promised for the whole workload; `slice`: by the same simulation for what was replayed."]
+    if not found.slice.is_whole:
+        lines += ["", "`plan`: promised for the whole workload; `slice`: by the same simulation for what was replayed."]
     lines += ["Causes are factors on the figure and multiply to the error (docs/verify.md)."]
     lines += [
         "",

@@ -29,6 +29,10 @@ class Slice(Frozen):
     """Metric -> its value on the stretch over its value on the whole workload, minus one; both simulated."""
 
     @property
+    def is_whole(self) -> bool:
+        return self.stop - self.start == self.requests
+
+    @property
     def largest_error(self) -> float:
         return max((abs(e) for e in self.errors.values()), default=0.0)
 

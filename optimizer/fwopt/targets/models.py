@@ -136,3 +136,10 @@ def _catalogued(wanted: str) -> tuple[str, str]:
         known = [n.rpartition("/")[2] for n in entries] if "/" not in wanted else list(entries)
         raise UnknownNameError("model", wanted, known, hint="or give the path of a folder with its config.json")
     return name, entries[name]
+
+
+def local_folder(name: str) -> str | None:
+    """Whole path of a model named by a relative one: a server works in a folder of its own. None where the name is
+    whole already, or names no folder here."""
+    path = Path(name.removesuffix("/config.json"))
+    return str(path.absolute()) if not path.is_absolute() and path.is_dir() else None

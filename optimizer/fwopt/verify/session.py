@@ -19,6 +19,7 @@ from fwopt.search.job import Job
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.plan import Entry, LiveTrial, Plan
 from fwopt.spec.verification import Verification
+from fwopt.targets.models import local_folder
 from fwopt.verify.judging import evaluate, verification
 from fwopt.verify.metrics import compared
 from fwopt.verify.promise import Promise
@@ -92,6 +93,21 @@ class Session:
                 return self._trial(candidate, error.rejected(candidate), None)
         return self._trial(candidate, evaluate(found, self.job, self._records(place)), found)
 
+    def judge(self, entry: Entry, path: Path) -> LiveTrial:
+        """A replay that was made before, of the same stretch."""
+        run = Replay.load(path)
+        if run.header.workload_digest != self.stretch.workload.digest:
+            raise InputError(
+                f"{path}: is a replay of other requests (workload {run.header.workload_digest}) than this plan's "
+                f"({self.stretch.workload.digest}); name the same trace, rate and --requests"
+            )
+        place = self.place(entry.candidate)
+        place.mkdir(parents=True, exist_ok=True)
+        run.save(place / REPLAY)
+        found = verification(self.plan, self.promise(entry.candidate), self.stretch, run, None)
+        write_verification(found, place)
+        return self._trial(entry.candidate, evaluate(found, self.job, run), found)
+
     def _trial(self, candidate: Candidate, outcome: Any, found: Verification | None) -> LiveTrial:
         folder = str(self.place(candidate).relative_to(self.folder))
         return LiveTrial(candidate=candidate, outcome=outcome, verification=found, folder=folder)
@@ -135,7 +151,7 @@ class Session:
         launch = Launch(
             folder=place / "deploy" / name,
             scratch=place / "server",
-            model=self.where.model or entry_weights(entry, plan),
+            model=self.where.model or entry_weights(entry, plan) or local_folder(self.plan.model.name),
             ready_timeout_s=self.where.ready_timeout_s,
         )
         return make_server(name, launch)

@@ -14,6 +14,8 @@ _PEAK_S = (1.0, 10.0, 60.0, 300.0, 3600.0, 86400.0)
 _DISPERSION_S = (0.1, 1.0, 10.0, 60.0)
 _TICK_TOLERANCE = 0.02
 _COARSE_TICK_S = 0.1
+_LEAST_TICK_S = 1e-9
+"""No clock that stamps requests is finer."""
 
 
 class Peak(Frozen):
@@ -144,6 +146,8 @@ def _tick(times: NDArray[np.float64]) -> float | None:
         return None
     for quantile in (0.5, 0.1, 0.01, 0.0):
         guess = float(np.quantile(gaps, quantile, method="lower"))
+        if guess < _LEAST_TICK_S:
+            continue
         steps = np.maximum(np.rint(gaps / guess), 1)
         tick = float(np.median(gaps / steps))
         away = np.abs(gaps / tick - np.rint(gaps / tick))
