@@ -1,8 +1,10 @@
-"""A file appears under its name only when it is complete."""
+"""A file or a folder appears under its name only when it is complete."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,3 +24,21 @@ def written_whole(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def folder_written_whole(target: Path) -> Iterator[Path]:
+    """Fill the folder that this yields: it takes the place of `target`, old content and all, or vanishes."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
+    try:
+        work.chmod(0o755)
+        yield work
+        if target.exists():
+            shutil.rmtree(target)
+        work.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -17,7 +17,7 @@ TRUE = np.array([0.18, -0.25, 1.5])
 def _observed(promise: Promise, workload: Workload, theta: np.ndarray = TRUE) -> Observed:
     records = promise.records(workload, lambda grid: adjusted(grid, theta))
     measured = {k: v for k, v in figures(records, promise.pairs).items() if v is not None}
-    return Observed(promise, workload, measured, np.zeros(len(workload)))
+    return Observed(promise, workload, measured)
 
 
 def test_planted_factors_are_found_and_carry_over(promise: Promise, conversation: Workload) -> None:

@@ -81,10 +81,10 @@ class StepGrid:
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""
 
-    def scaled(self, decode: float, prefill: float | None = None) -> Self:
+    def scaled(self, decode: float, prefill: float | None = None, request_s: float = 0.0) -> Self:
         """Every engine step longer by a factor: `decode` where weights are streamed, `prefill` (None: the same) where
         arithmetic counts. A step of M tokens takes its share of each by how much of its time one token alone takes.
-        What requests spend outside the engine loop stays."""
+        Outside the engine loop `request_s` is added to every request's delay, which is never below zero."""
         prefill = decode if prefill is None else prefill
 
         def mixed(seconds: Floats) -> Floats:
@@ -95,6 +95,7 @@ class StepGrid:
         changes = {name: getattr(self, name) * decode for name in _DECODE_TIMES}
         changes |= {name: getattr(self, name) * prefill for name in _PREFILL_TIMES}
         changes |= {name: mixed(getattr(self, name)) for name in ("token_graph_s", "token_eager_s")}
+        changes["request_s"] = max(0.0, self.request_s + request_s)
         return replace(self, **changes)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fwopt.atomic import folder_written_whole
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.perf import sources
 from fwopt.perf.environment import Dropped, Environment, TableEnvironment
@@ -65,13 +64,7 @@ def import_profile(src: Path, device: str, engine: str, version: str | None, out
     """
     source = _Source(src, device, engine, version)
     target = out / device / f"{engine}-{source.version}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
-    try:
-        work.chmod(0o755)
+    with folder_written_whole(target) as work:
         tables: dict[str, TableEnvironment] = {}
         device_names: set[str] = set()
         for operator, table in sources.TABLES.items():
@@ -94,11 +87,6 @@ def import_profile(src: Path, device: str, engine: str, version: str | None, out
             notes=(f"times rounded to {MANTISSA_BITS} significant bits", *(f"not imported: {s}" for s in skipped)),
         )
         (work / ENVIRONMENT).write_text(environment.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        work.replace(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

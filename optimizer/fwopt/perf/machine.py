@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import PositiveFloat
@@ -38,8 +38,7 @@ class MachineCalibration(Frozen):
     """The same with it: a fit, not a test."""
 
     def apply(self, grid: StepGrid) -> StepGrid:
-        scaled = grid.scaled(self.decode, self.prefill)
-        return replace(scaled, request_s=max(0.0, scaled.request_s + self.request_s))
+        return grid.scaled(self.decode, self.prefill, self.request_s)
 
     def require(self, hardware: HardwareSpec, engine: EngineSpec, path: Path) -> None:
         """Refuse factors of another device or engine; another version of the engine is the user's choice."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fwopt.atomic import folder_written_whole
 from fwopt.errors import InputError
 from fwopt.perf.environment import Environment, Measured, TableEnvironment
 from fwopt.perf.store import ENVIRONMENT, Columns, open_profile
@@ -37,13 +37,7 @@ def add_measurements(
 ) -> Path:  # fmt: skip
     """Put `tables` into `root/<device>/<engine>-<version>/`, made if missing; returns that folder."""
     target = root / device / f"{engine}-{version}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".profile-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
-    try:
-        work.chmod(0o755)
+    with folder_written_whole(target) as work:
         old = _old(target)
         described = dict(old.tables) if old is not None else {}
         for name in described:
@@ -69,11 +63,6 @@ def add_measurements(
             measured=(*before, measured),
         )
         (work / ENVIRONMENT).write_text(environment.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        work.replace(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

@@ -12,18 +12,6 @@ from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.targets.parallel import valid_parallelism
 
-_AXES = (
-    "kv_dtypes",
-    "replicas",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "gpu_memory_utilization",
-    "prefix_caching",
-    "router",
-    "max_model_len",
-)
-"""Replaced as they are; precisions and layouts are checked against model and hardware."""
-
 GPUS_PER_MACHINE = 8
 """One copy of the model stays within it unless fwopt.yaml asks for more: beyond, GPUs talk over the network."""
 
@@ -39,7 +27,7 @@ def derive_space(
     overrides = overrides or SpaceOverrides()
     quantizations = _quantizations(model, hardware, overrides)
     layouts, impossible = _layouts(model, hardware, quantizations, overrides)
-    given = {name: getattr(overrides, name) for name in _AXES if getattr(overrides, name) is not None}
+    given = overrides.taken()
     if not shares_prefixes:
         given.setdefault("prefix_caching", (True,))
     if given.get("max_model_len", 0) > model.max_context_tokens:

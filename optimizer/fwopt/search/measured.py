@@ -44,7 +44,7 @@ def measured_space(
         "prefix_caching": (True, False) if shares_prefixes else (True,),
         "router": ("least_requests",) if hardware.count == 1 else ("least_requests", "round_robin"),
     }
-    given = {name: getattr(overrides, name) for name in _AXES if getattr(overrides, name) is not None}
+    given = overrides.taken()
     longest = given.get("max_model_len") or steps.model.max_context_tokens
     if longest > steps.model.max_context_tokens:
         raise InputError(f"search.max_model_len {longest} exceeds the model's {steps.model.max_context_tokens} tokens")
@@ -58,18 +58,6 @@ def measured_space(
     )
     space.require_any()
     return space
-
-
-_AXES = (
-    "kv_dtypes",
-    "replicas",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "gpu_memory_utilization",
-    "prefix_caching",
-    "router",
-    "max_model_len",
-)
 
 
 def _keys(steps: StepProfile, overrides: SpaceOverrides) -> tuple[StepKey, ...]:

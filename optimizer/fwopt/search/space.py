@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -39,6 +39,23 @@ class SpaceOverrides(Frozen):
             if getattr(self, name) == ():
                 raise ValueError(f"{name} must list at least one value; leave it out to search the default values")
         return self
+
+    def taken(self) -> dict[str, Any]:
+        """Axes given, of those that replace the default values as they are; precisions and layouts are checked
+        against model and hardware first."""
+        return {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
+
+
+_AS_GIVEN = (
+    "kv_dtypes",
+    "replicas",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "prefix_caching",
+    "router",
+    "max_model_len",
+)
 
 
 class SearchSpace(Frozen):

@@ -79,7 +79,7 @@ def _observed(run: Measured) -> Observed:
     if (run.replay.rows.cached_usage >= 0).any():
         workload = without_cached(workload, records.cached_tokens[order])
     measured = {name: value for name, value in figures(records, STANDARD).items() if value is not None}
-    return Observed(promise, workload, measured, np.zeros(len(workload)))
+    return Observed(promise, workload, measured)
 
 
 def _told(found: Verification) -> str:

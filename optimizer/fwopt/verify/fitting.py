@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -36,18 +36,13 @@ class Observed:
     promise: Promise
     workload: Workload
     measured: dict[str, float]
-    late_s: Floats
-    """Latencies count from the schedule: what sending later adds, per request of `workload`."""
 
     def predicted(self, theta: Floats) -> dict[str, float | None]:
-        seen = self.promise.as_seen(self.workload, self.late_s, partial(adjusted, theta=theta))
-        return figures(seen, self.promise.pairs)
+        return figures(self.promise.records(self.workload, partial(adjusted, theta=theta)), self.promise.pairs)
 
 
 def adjusted(grid: StepGrid, theta: Floats) -> StepGrid:
-    decode, prefill, request_s = as_factors(theta)
-    scaled = grid.scaled(decode, prefill)
-    return replace(scaled, request_s=max(0.0, scaled.request_s + request_s))
+    return grid.scaled(*as_factors(theta))
 
 
 def as_factors(theta: Floats) -> tuple[float, float, float]:

@@ -31,7 +31,8 @@ def verification(plan: Plan, promise: Promise, stretch: Chosen, run: Replay, ver
     workload, records = offered(stretch.workload, run), run.records
     cached_known = bool((run.rows.cached_usage >= 0).any())
     explained = explain(promise, workload, records, records.arrival_s, cached_known=cached_known)
-    whole, promised = promise.figures(promise.evaluator.workload), promise.figures(workload)
+    expected = promise.records(workload)
+    whole, promised = promise.figures(promise.evaluator.workload), figures_of(expected, promise.pairs)
     measured = figures_of(records, promise.pairs)
     checks = tuple(
         Check(
@@ -64,7 +65,7 @@ def verification(plan: Plan, promise: Promise, stretch: Chosen, run: Replay, ver
         problems=tuple(str(problem) for problem in run.problems),
         checks=checks,
         measured=summarize(records, slos),
-        promised=summarize(promise.records(workload), slos),
+        promised=summarize(expected, slos),
         sending=Sending(requests=len(records), lag_p50_s=lag.p50_s, lag_p99_s=lag.p99_s, lag_max_s=lag.max_s),
         step_factor=explained.step_factor,
         environment={"machine": platform.platform(), **run.header.environment.packages},

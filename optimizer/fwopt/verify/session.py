@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fwopt import deploy
 from fwopt.atomic import written_whole
@@ -84,14 +83,20 @@ class Session:
 
     def measure(self, entry: Entry, *, again: bool = True) -> LiveTrial:
         """Deploy, replay and judge; a server that fails is an outcome. `again` False: an earlier replay is taken."""
-        candidate, place = entry.candidate, self.place(entry.candidate)
-        found = None if again else self.known(candidate)
-        if found is None:
-            try:
-                found = self._replayed(entry, place)
-            except ServerError as error:
-                return self._trial(candidate, error.rejected(candidate), None)
-        return self._trial(candidate, evaluate(found, self.job, self._records(place)), found)
+        found = None if again else self.known(entry.candidate)
+        if found is not None:
+            return self._trial(found, Replay.load(self.place(entry.candidate) / REPLAY))
+        place = self.place(entry.candidate)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / VERIFICATION).unlink(missing_ok=True)
+        try:
+            run, version = self._served(entry, place)
+        except ServerError as error:
+            outcome = error.rejected(entry.candidate)
+            return LiveTrial(
+                candidate=entry.candidate, outcome=outcome, verification=None, folder=self._folder(entry.candidate)
+            )
+        return self._judged(entry, run, version)
 
     def judge(self, entry: Entry, path: Path) -> LiveTrial:
         """A replay that was made before, of the same stretch."""
@@ -101,37 +106,39 @@ class Session:
                 f"{path}: is a replay of other requests (workload {run.header.workload_digest}) than this plan's "
                 f"({self.stretch.workload.digest}); name the same trace, rate and --requests"
             )
+        self.place(entry.candidate).mkdir(parents=True, exist_ok=True)
+        return self._judged(entry, run, None)
+
+    def _judged(self, entry: Entry, run: Replay, version: str | None) -> LiveTrial:
+        """Keep the replay, hold it against the promise, keep that too."""
         place = self.place(entry.candidate)
-        place.mkdir(parents=True, exist_ok=True)
-        run.save(place / REPLAY)
-        found = verification(self.plan, self.promise(entry.candidate), self.stretch, run, None)
-        write_verification(found, place)
-        return self._trial(entry.candidate, evaluate(found, self.job, run), found)
-
-    def _trial(self, candidate: Candidate, outcome: Any, found: Verification | None) -> LiveTrial:
-        folder = str(self.place(candidate).relative_to(self.folder))
-        return LiveTrial(candidate=candidate, outcome=outcome, verification=found, folder=folder)
-
-    def _records(self, place: Path) -> Replay:
-        return Replay.load(place / REPLAY)
-
-    def _replayed(self, entry: Entry, place: Path) -> Verification:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / VERIFICATION).unlink(missing_ok=True)
-        if self.where.endpoint is not None:
-            run, version = self._replay(self.where.endpoint, entry.candidate), self.where.version
-        else:
-            server = self._server(entry, place)
-            self.progress(f"starting {self.plan.engine.name}: {entry.candidate.label}", 0, 0)
-            with server as endpoint:
-                run = self._replay(endpoint, entry.candidate)
-                version = server.identity.version if server.identity else None
-                if not (run.records.status == FINISHED).any():
-                    server.check()  # nothing was answered: the server's own last words say more
         run.save(place / REPLAY)
         found = verification(self.plan, self.promise(entry.candidate), self.stretch, run, version)
         write_verification(found, place)
-        return found
+        return self._trial(found, run)
+
+    def _trial(self, found: Verification, run: Replay) -> LiveTrial:
+        return LiveTrial(
+            candidate=found.candidate,
+            outcome=evaluate(found, self.job, run),
+            verification=found,
+            folder=self._folder(found.candidate),
+        )
+
+    def _folder(self, candidate: Candidate) -> str:
+        return str(self.place(candidate).relative_to(self.folder))
+
+    def _served(self, entry: Entry, place: Path) -> tuple[Replay, str | None]:
+        """(the replay, version of the engine that answered, where it tells)."""
+        if self.where.endpoint is not None:
+            return self._replay(self.where.endpoint, entry.candidate), self.where.version
+        server = self._server(entry, place)
+        self.progress(f"starting {self.plan.engine.name}: {entry.candidate.label}", 0, 0)
+        with server as endpoint:
+            run = self._replay(endpoint, entry.candidate)
+            if not (run.records.status == FINISHED).any():
+                server.check()  # nothing was answered: the server's own last words say more
+            return run, server.identity.version if server.identity else None
 
     def _replay(self, endpoint: Endpoint, candidate: Candidate) -> Replay:
         options = ReplayOptions(tokenizer=self.where.tokenizer, prefix_caching=candidate.batching.prefix_caching)
@@ -145,37 +152,36 @@ class Session:
         )
 
     def _server(self, entry: Entry, place: Path) -> Server:
+        if self.where.model is None:
+            require_weights(entry, self.plan)
         name = self.plan.engine.name
         plan = self.plan.model_copy(update={"chosen": entry})
         deploy.write(plan, place / "deploy")
         launch = Launch(
             folder=place / "deploy" / name,
             scratch=place / "server",
-            model=self.where.model or entry_weights(entry, plan) or local_folder(self.plan.model.name),
+            model=self.where.model or local_folder(self.plan.model.name),
             ready_timeout_s=self.where.ready_timeout_s,
         )
         return make_server(name, launch)
 
 
-def entry_weights(entry: Entry, plan: Plan) -> str | None:
-    """What the exported files do not name: None where they do."""
-    if entry.needs_checkpoint is None or plan.engine.name == "llamacpp":  # which looks for its file itself
-        return None
-    raise InputError(
-        f"{entry.candidate.label} needs {entry.needs_checkpoint}; name it with --model, or measure another candidate"
-    )
+def require_weights(entry: Entry, plan: Plan) -> None:
+    """Refuse a candidate whose exported files name no weights that could be loaded; llama.cpp looks for its file."""
+    if entry.needs_checkpoint is not None and plan.engine.name != "llamacpp":
+        advice = "name it with --model, or measure another candidate"
+        raise InputError(f"{entry.candidate.label} needs {entry.needs_checkpoint}; {advice}")
 
 
 VERIFICATION, REPLAY = "verification.json", "replay.jsonl.gz"
 
 
-def write_verification(found: Verification, place: Path) -> list[Path]:
+def write_verification(found: Verification, place: Path) -> None:
     """`verification.json` and `verification.md`."""
     texts = {VERIFICATION: found.model_dump_json(indent=2) + "\n", "verification.md": markdown(found)}
     for name, text in texts.items():
         with written_whole(place / name) as beside:
             beside.write_text(text, encoding="utf-8")
-    return [place / name for name in texts]
 
 
 def read_verification(path: Path) -> Verification:
@@ -184,8 +190,3 @@ def read_verification(path: Path) -> Verification:
     except (OSError, ValueError) as error:
         first = " ".join(str(error).split())[:160]
         raise RunFolderError(f"{path} is no verification that this fwopt reads: {first}") from None
-
-
-def measure_all(session: Session, entries: Sequence[Entry]) -> list[LiveTrial]:
-    """One after another, in the order given; earlier valid replays of the same stretch are taken over."""
-    return [session.measure(entry, again=False) for entry in entries]

@@ -24,12 +24,10 @@ Simulate = Callable[[Workload], Figures]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A stretch with its workload and figures."""
+    """A stretch and its requests."""
 
     slice: Slice
     workload: Workload
-    figures: Figures
-    whole: Figures
 
 
 def choose_slice(workload: Workload, requests: int | None, simulate: Simulate) -> Chosen:
@@ -43,7 +41,7 @@ def choose_slice(workload: Workload, requests: int | None, simulate: Simulate) -
         raise InputError(f"a slice needs at least one request, got {requests}")
     whole = simulate(workload)
     if requests is None or requests >= count:
-        return Chosen(_described(workload, 0, count, count, whole, whole), workload, whole, whole)
+        return Chosen(_described(workload, 0, count, count, whole, whole), workload)
     starts = np.unique(np.linspace(0, count - requests, WINDOWS).round().astype(int))
     best: tuple[float, int, Figures] | None = None
     for start in starts.tolist():
@@ -54,7 +52,7 @@ def choose_slice(workload: Workload, requests: int | None, simulate: Simulate) -
     assert best is not None
     _, start, found = best
     part = window(workload, start, start + requests)
-    return Chosen(_described(part, start, start + requests, count, found, whole), part, found, whole)
+    return Chosen(_described(part, start, start + requests, count, found, whole), part)
 
 
 def _log_ratio(value: float | None, reference: float | None) -> float:
