@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fwopt.errors import InputError
@@ -46,10 +46,19 @@ LAWS = st.builds(
 )
 
 
+CONTEXTS_DOMINATE = Law(
+    fixed_s=1e-3, token_s=1e-5, sequence_s=1e-5, cached_s=5e-6, quadratic_s=0.0, chunk_s=0.0, request_s=0.015625,
+    prompt_token_s=0.0,
+)  # fmt: skip
+
+
 @given(LAWS, st.integers(1, 16), st.floats(1, 2000), st.integers(1, 2040))
+@example(CONTEXTS_DOMINATE, 3, 1.0, 1)
+@example(CONTEXTS_DOMINATE, 16, 1.0, 1)
+@example(replace(CONTEXTS_DOMINATE, fixed_s=0.00390625, sequence_s=0.001953125), 16, 1.0, 1)
 @settings(max_examples=200, deadline=None)
 def test_a_known_law_comes_back_as_the_simulator_reads_it(law, n, context, tokens):
-    grid = grid_of(fit(law.rows(), "toy"), 16, 2048, 2048.0, overlaps=False)
+    grid = grid_of(fit(law.rows(), "toy"), 17, 2048, 2048.0, overlaps=False)  # 16 decode, a prompt joins them
     assert step_s(grid, n, context) == pytest.approx(law.decode(n, context), rel=0.01)
     lone = grid.request_s + tokens * grid.prompt_token_s + step_s(grid, tokens=tokens)
     assert lone == pytest.approx(law.first(tokens), rel=0.03)

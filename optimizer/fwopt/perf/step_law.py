@@ -154,11 +154,13 @@ def fit_decode(rows: StepRows, where: str) -> DecodeLaw:
     slopes = [_slope(c, s) / n for n, (c, s) in zip(batches, curves, strict=True) if len(c) > 1]
     pooled = float(np.median(slopes)) if slopes else 0.0
     axis = np.unique(np.concatenate([c for c, _ in curves]))
-    table, bases, tails, measured = [], [], [], []
+    table, tails, measured = [], [], []
+    bases: list[float] = []
     for n, (contexts, seconds) in zip(batches, curves, strict=True):
         whole = _slope(contexts, seconds) if len(contexts) > 1 else pooled * n
         first = (seconds[1] - seconds[0]) / (contexts[1] - contexts[0]) if len(contexts) > 1 else whole
-        base = max(seconds[0] - first * contexts[0], 0.5 * seconds[0])
+        # a single sequence mostly streams weights; more of them take no less, however much of it is their contexts
+        base = max(seconds[0] - first * contexts[0], bases[-1] if bases else 0.5 * seconds[0])
         inner = np.interp(axis, np.concatenate(([0.0], contexts)), np.concatenate(([base], seconds)))
         table.append(inner + whole * np.maximum(axis - contexts[-1], 0.0))
         bases.append(base)
@@ -168,7 +170,7 @@ def fit_decode(rows: StepRows, where: str) -> DecodeLaw:
         batch=batches.astype(np.float64),
         context=axis,
         seconds=np.maximum.accumulate(np.asarray(table), axis=0),
-        base_s=np.maximum.accumulate(bases),
+        base_s=np.asarray(bases),
         slope_s=np.asarray(tails),
         measured=np.asarray(measured),
     )
