@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from fwopt.engine.batch import make_plan
+from fwopt.engine.batch import decode_groups, make_plan
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.runner import Runner
 from fwopt.engine.scheduler import Scheduler
@@ -22,7 +22,9 @@ def prompts(vocabulary: int) -> list[list[int]]:
     return [rng.integers(3, vocabulary, n).tolist() for n in (1, 50, 90, 17)]
 
 
-def logits_by_steps(runner: Runner, texts: list[list[int]], prompt_tokens: list[int]) -> list[torch.Tensor]:
+def logits_by_steps(
+    runner: Runner, texts: list[list[int]], prompt_tokens: list[int], group_blocks: int | None = None
+) -> list[torch.Tensor]:
     """Logits after each prefix of each text from its prompt on; what follows the prompt is forced."""
     settings = runner.settings
     scheduler = Scheduler(settings.candidate.batching, 64, settings.max_model_len)
@@ -32,7 +34,7 @@ def logits_by_steps(runner: Runner, texts: list[list[int]], prompt_tokens: list[
     found: list[list[torch.Tensor]] = [[] for _ in texts]
     while scheduler.busy:
         step = scheduler.schedule()
-        logits = runner.run(make_plan(step, settings.candidate.batching.block_size))
+        logits = runner.run(make_plan(step, settings.candidate.batching.block_size, group_blocks))
         forced = []
         for sequence, row in zip(step.sampling, logits, strict=True):
             found[sequence.id].append(row)
@@ -48,13 +50,13 @@ def reference(folder, dtype: torch.dtype, texts: list[list[int]]) -> list[torch.
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("tokens", [32, 256])
-def test_logits_equal_transformers_in_float32(name, tokens, model_folder, make_settings):
-    """Prompts in chunks of up to 32 tokens beside decodes, or whole."""
+@pytest.mark.parametrize(("tokens", "group_blocks"), [(32, None), (32, 0), (256, None), (256, 0)])
+def test_logits_equal_transformers_in_float32(name, tokens, group_blocks, model_folder, make_settings):
+    """Prompts in chunks of up to 32 tokens beside decodes, or whole; decodes all together, or by equal lengths."""
     folder, texts = model_folder(name), prompts(320)
     starts = [1, 30, 70, 16]
     settings = make_settings(folder, {"max_num_batched_tokens": tokens, "max_num_seqs": 3})
-    ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
+    ours = logits_by_steps(Runner(settings, Ranks()), texts, starts, group_blocks)
     for mine, theirs, start in zip(ours, reference(folder, torch.float32, texts), starts, strict=True):
         torch.testing.assert_close(mine, theirs[start - 1 :], rtol=1e-4, atol=1e-4)
 
@@ -106,3 +108,8 @@ def test_an_fp8_cache_is_near(model_folder, make_settings):
     ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
     for mine, exact, start in zip(ours, reference(folder, torch.float32, texts), starts, strict=True):
         assert 0 < (mine - exact[start - 1 :]).norm() / exact[start - 1 :].norm() < 0.2
+
+
+@pytest.mark.parametrize(("cost", "groups"), [(0, [(2, 1), (1, 2), (1, 9)]), (9, [(3, 2), (1, 9)]), (99, [(4, 9)])])
+def test_decodes_are_grouped_where_that_spares_more_than_it_costs(cost, groups):
+    assert decode_groups(np.asarray([1, 1, 2, 9]), cost) == groups

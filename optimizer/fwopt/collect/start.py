@@ -15,7 +15,6 @@ from fwopt.live.servers.base import Launch, Server
 from fwopt.live.servers.executables import program, python_module
 from fwopt.perf.memory import kv_capacity
 from fwopt.search.job import engine_defaults
-from fwopt.search.measured import PROCESSOR_MEMORY_SHARE
 from fwopt.search.schemes import needs_checkpoint, parse_scheme
 from fwopt.spec.candidate import Candidate, Parallelism
 from fwopt.spec.engine import EngineName
@@ -32,12 +31,7 @@ _VERSION_S = 120.0
 def candidate_of(subject: Subject, hardware: HardwareSpec, limits: Limits) -> Candidate:
     """The engine's defaults but for what the measurement needs: limits as asked, prefix caching as in service."""
     batching = engine_defaults(hardware.device, limits.max_model_len, subject.engine.name)
-    changed: dict[str, int | float] = {
-        "max_num_seqs": limits.max_num_seqs,
-        "max_num_batched_tokens": limits.max_num_batched_tokens,
-    }
-    if hardware.device.kind == "cpu":
-        changed["gpu_memory_utilization"] = PROCESSOR_MEMORY_SHARE
+    changed = {"max_num_seqs": limits.max_num_seqs, "max_num_batched_tokens": limits.max_num_batched_tokens}
     return Candidate(
         quantization=parse_scheme(subject.key.scheme),
         kv_dtype=subject.key.kv_dtype,

@@ -29,17 +29,24 @@ class Plan:
     """(decodes, blocks) of each decoding sequence, padded with its first block."""
     chunks: tuple[tuple[int, int, Integers], ...]
     """(tokens before it, length, blocks) of each prompt chunk."""
+    groups: tuple[tuple[int, int], ...] = ()
+    """(decodes, blocks) of runs of decodes that attend together, none longer than so many blocks; empty: all in one."""
 
 
-def make_plan(step: Scheduled, block_size: int) -> Plan:
-    """Flatten a step; a chunk's tokens are consecutive."""
+def make_plan(step: Scheduled, block_size: int, group_blocks: int | None = None) -> Plan:
+    """Flatten a step; a chunk's tokens are consecutive.
+
+    `group_blocks`: how many blocks less to read are worth one more group of decodes of about equal length. The
+    decodes then stand in the order of their lengths, and `sampled` leads back to the step's own. None: one group.
+    """
     decodes = len(step.decodes)
     total = decodes + sum(c.length for c in step.chunks)
     tokens, positions, slots = (np.empty(total, dtype=np.int64) for _ in range(3))
-    sampled = list(range(decodes))
-    longest = max((len(d.sequence.blocks) for d in step.decodes), default=0)
-    table = np.empty((decodes, longest), dtype=np.int64)
-    for i, decode in enumerate(step.decodes):
+    lengths = np.asarray([len(d.sequence.blocks) for d in step.decodes], dtype=np.int64)
+    order = np.arange(decodes) if group_blocks is None else np.argsort(lengths, kind="stable")
+    sampled = np.argsort(order).tolist()
+    table = np.empty((decodes, lengths.max(initial=0)), dtype=np.int64)
+    for i, decode in enumerate(step.decodes[j] for j in order):
         held = decode.sequence.blocks
         tokens[i], positions[i] = decode.sequence.tokens[decode.start], decode.start
         table[i, : len(held)] = held
@@ -55,7 +62,21 @@ def make_plan(step: Scheduled, block_size: int) -> Plan:
         if chunk.samples:
             sampled.append(end - 1)
         begin = end
-    return Plan(tokens, positions, slots, np.asarray(sampled, dtype=np.int64), decodes, table, tuple(chunks))
+    groups = () if group_blocks is None else tuple(decode_groups(lengths[order], group_blocks))
+    return Plan(tokens, positions, slots, np.asarray(sampled, dtype=np.int64), decodes, table, tuple(chunks), groups)
+
+
+def decode_groups(lengths: Integers, cost: int) -> list[tuple[int, int]]:
+    """(sequences, longest) of runs of ascending `lengths`, split wherever that spares more than `cost` of padding."""
+    n = len(lengths)
+    if n == 0:
+        return []
+    shorter = np.arange(1, n)
+    spared = shorter * (lengths[-1] - lengths[:-1])
+    if n == 1 or spared.max() <= cost:
+        return [(n, int(lengths[-1]))]
+    at = int(shorter[spared.argmax()])
+    return [*decode_groups(lengths[:at], cost), *decode_groups(lengths[at:], cost)]
 
 
 def _fill(chunk: Chunk, block_size: int, tokens: Integers, positions: Integers, slots: Integers) -> Integers:
@@ -79,6 +100,18 @@ class ChunkInput:
 
 
 @dataclass(slots=True)
+class DecodeInput:
+    """Decodes that attend together."""
+
+    rows: slice
+    """Their tokens in the batch."""
+    table: Tensor
+    """(decodes, blocks)"""
+    masks: dict[int | None, Tensor]
+    """(decodes, 1, 1, positions) by window: 0 where a decode attends, minus infinity elsewhere."""
+
+
+@dataclass(slots=True)
 class Batch:
     """A plan on the device."""
 
@@ -86,10 +119,7 @@ class Batch:
     positions: Tensor
     slots: Tensor
     sampled: Tensor
-    decodes: int
-    table: Tensor
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-    """(decodes, 1, 1, positions) by window: 0 where a decode attends, minus infinity elsewhere."""
+    decodes: list[DecodeInput] = field(default_factory=list)
     chunks: list[ChunkInput] = field(default_factory=list)
 
 
@@ -103,6 +133,20 @@ def decode_mask(positions: Tensor, length: int, window: int | None, dtype: torch
     return mask[:, None, None, :]
 
 
+def decode_input(
+    rows: slice,
+    table: Tensor,
+    positions: Tensor,
+    block_size: int,
+    windows: frozenset[int | None],
+    dtype: torch.dtype,
+) -> DecodeInput:
+    """What the tokens at `rows` of `positions` need to attend over `table`."""
+    length = table.shape[1] * block_size
+    masks = {window: decode_mask(positions[rows], length, window, dtype) for window in windows}
+    return DecodeInput(rows, table, masks)
+
+
 def make_batch(
     plan: Plan, block_size: int, windows: frozenset[int | None], masked: bool, dtype: torch.dtype, device: torch.device
 ) -> Batch:
@@ -112,13 +156,15 @@ def make_batch(
         return torch.from_numpy(array).to(device, non_blocking=True)
 
     positions = put(plan.positions)
-    batch = Batch(put(plan.tokens), positions, put(plan.slots), put(plan.sampled), plan.decodes, put(plan.table))
-    if plan.decodes:
-        length = plan.table.shape[1] * block_size
-        for window in windows:
-            batch.masks[window] = decode_mask(positions[: plan.decodes], length, window, dtype)
+    batch = Batch(put(plan.tokens), positions, put(plan.slots), put(plan.sampled))
+    begin = 0
+    for count, blocks in plan.groups or (plan.table.shape,) * (plan.decodes > 0):
+        rows = slice(begin, begin + count)
+        begin += count
+        table = put(plan.table[rows, :blocks])
+        batch.decodes.append(decode_input(rows, table, positions, block_size, windows, dtype))
     begin = plan.decodes
-    for start, length, blocks in plan.chunks:
+    for start, length, held in plan.chunks:
         rows = slice(begin, begin + length)
         begin += length
         masks: dict[int | None, Tensor | None] = {}
@@ -127,6 +173,5 @@ def make_batch(
                 masks[window] = None
             else:
                 masks[window] = decode_mask(positions[rows], start + length, window, dtype)[:, 0, 0]
-        table = put(blocks)[None] if start else None
-        batch.chunks.append(ChunkInput(rows, table, start + length, masks))
+        batch.chunks.append(ChunkInput(rows, put(held)[None] if start else None, start + length, masks))
     return batch

@@ -105,7 +105,7 @@ class Engine:
         shape = step.shape  # before the tokens are appended
         if shape.tokens == 0:
             return []  # preempted down to nothing: the next step admits
-        plan = make_plan(step, self.settings.candidate.batching.block_size)
+        plan = make_plan(step, self.settings.candidate.batching.block_size, self._team.runner.group_blocks)
         times.prepared = time.perf_counter()
         logits = self._team.run(plan)
         times.computed = time.perf_counter()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fwopt.engine.batch import Batch, Plan, decode_mask
+from fwopt.engine.batch import Batch, Plan, decode_input
 from fwopt.engine.model import Model
 
 _SHORTEST_TOKENS = 1024
@@ -55,22 +55,17 @@ class DecodeGraphs:
         for width in reversed(self._widths):
             table = torch.full((self._sizes[-1], width), self._spare, device=self._tokens.device)
             for size in reversed(self._sizes):
-                batch = self._batch(size, table[:size])
-                self._forward(batch)  # loads kernels and workspaces outside the capture
+                self._forward(size, table[:size])  # loads kernels and workspaces outside the capture
                 torch.cuda.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool):
-                    logits = self._forward(batch)
+                    logits = self._forward(size, table[:size])
                 self._captured[size, width] = _Captured(graph, table[:size], logits)
 
-    def _batch(self, size: int, table: Tensor) -> Batch:
-        positions = self._positions[:size]
-        return Batch(self._tokens[:size], positions, self._slots[:size], self._rows[:size], size, table)
-
-    def _forward(self, batch: Batch) -> Tensor:
-        length = batch.table.shape[1] * self._block_size
-        for window in self._model.windows:
-            batch.masks[window] = decode_mask(batch.positions, length, window, self._model.dtype)
+    def _forward(self, size: int, table: Tensor) -> Tensor:
+        rows, positions = slice(0, size), self._positions[:size]
+        group = decode_input(rows, table, positions, self._block_size, self._model.windows, self._model.dtype)
+        batch = Batch(self._tokens[rows], positions, self._slots[rows], self._rows[rows], [group])
         return self._model.logits(self._model.forward(batch, self._caches))
 
     def fitting(self, plan: Plan) -> tuple[int, int] | None:

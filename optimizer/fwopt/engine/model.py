@@ -56,7 +56,7 @@ class Places:
     """Where a step's keys and values are, the same in every layer's cache."""
 
     written: Tensor
-    decodes: Tensor
+    decodes: list[Tensor]
     chunks: list[Tensor | None]
     """None: the chunk attends to its own tokens only."""
 
@@ -116,7 +116,7 @@ class Model:
         heads, size = 2 * self.kv_heads, caches[0].shape[2]
         places = Places(
             written=op.token_rows(batch.slots, heads, size),
-            decodes=op.block_rows(batch.table, heads),
+            decodes=[op.block_rows(d.table, heads) for d in batch.decodes],
             chunks=[None if c.table is None else op.block_rows(c.table, heads) for c in batch.chunks],
         )
         for layer, cache in zip(self.layers, caches, strict=True):
@@ -155,11 +155,11 @@ class Model:
             turning.copy_(F.rms_norm(turning, (size,), None, self.shape.norm_eps) * weights.head_norm)
         op.rotate(turning, cosine, sine)
         op.write_cache(cache, qkv[:, heads:], places.written)
-        q, n = qkv[:, :heads], batch.decodes
+        q = qkv[:, :heads]
         parts = []
-        if n:
-            mask = batch.masks[layer.window]
-            parts.append(op.decode_attention(q[:n], cache, places.decodes, mask, self.scale, weights.sinks))
+        for group, held in zip(batch.decodes, places.decodes, strict=True):
+            mask = group.masks[layer.window]
+            parts.append(op.decode_attention(q[group.rows], cache, held, mask, self.scale, weights.sinks))
         for chunk, rows in zip(batch.chunks, places.chunks, strict=True):
             if rows is None:
                 kv = qkv[chunk.rows, heads:].transpose(0, 1).unsqueeze(0)

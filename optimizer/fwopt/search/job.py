@@ -17,7 +17,7 @@ from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
 from fwopt.search.evaluators import Screen
-from fwopt.search.measured import engine_block_size, measured_space
+from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
 from fwopt.search.notes import shortfall
 from fwopt.search.quality import QualityScreen
 from fwopt.search.roofline import RooflineScreen
@@ -238,16 +238,17 @@ def engine_defaults(device: DeviceSpec, max_model_len: int | None = None, engine
 
     vLLM 0.24 for an API server, read in its `EngineArgs`: 1,024 sequences and 8,192 tokens on GPUs of at least 70 GiB
     other than the A100, 256 and 2,048 on others, 128 and 2,048 on a processor; memory 0.92. llama.cpp: 4 slots where
-    none are named, n_batch 2,048. The reference engine follows vLLM.
+    none are named, n_batch 2,048. The reference engine follows vLLM. On a processor the memory is a share: vLLM's own
+    0.92 does not start once other programs hold 8 % of the machine, and starves them once it has.
     """
     large = device.memory_bytes >= LARGE_MEMORY_BYTES and "a100" not in device.name.lower()
-    limits = {} if large else {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    limits: dict[str, int | float] = {} if large else {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
     if device.kind == "cpu":
-        limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048}
+        limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048, "gpu_memory_utilization": PROCESSOR_MEMORY_SHARE}
     if engine == "llamacpp":
-        limits = {"max_num_seqs": 4, "max_num_batched_tokens": 2048}
+        limits |= {"max_num_seqs": 4, "max_num_batched_tokens": 2048}
     block_size = engine_block_size(engine, processor=device.kind == "cpu")
-    return Batching(max_model_len=max_model_len, block_size=block_size, **limits)
+    return Batching.model_validate({"max_model_len": max_model_len, "block_size": block_size, **limits})
 
 
 def default_baseline(
