@@ -1,0 +1,76 @@
+"""One kernel compiled for a GPU that need not be there. All that depends on Triton's version is in this file."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwopt_kernels.contract import Architecture, Launch
+
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes."""
+
+    label: str
+    shared_bytes: int
+    """Of a block, static and dynamic."""
+    registers: int
+    """Of a thread."""
+    stack_bytes: int
+    """Of a thread, in local memory: registers that did not fit, or arrays that are indexed at run time."""
+    threads: int
+    """Of a block."""
+    compile_s: float
+
+
+def compile_launch(launch: Launch, architecture: Architecture) -> Resources:
+    """Triton 3.6 to 3.9: an `ASTSource`, a `GPUTarget`, the cubin read with the bundled cuobjdump."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = launch.kernel.arg_names
+    signature = {name: launch.signature.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in launch.constants.items()}
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in launch.aligned}
+    started = time.perf_counter()
+    compiled = triton.compile(
+        ASTSource(launch.kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", architecture.capability, 32),
+        options=dict(launch.options),
+    )
+    elapsed = time.perf_counter() - started
+    registers, stack, static, local = _usage(compiled.asm["cubin"])
+    threads = 32 * compiled.metadata.num_warps
+    shared = max(compiled.metadata.shared, static)
+    return Resources(launch.label, shared, registers, max(stack, local), threads, round(elapsed, 3))
+
+
+def _usage(cubin: bytes) -> tuple[int, int, int, int]:
+    """Registers, stack bytes, static shared bytes and local bytes of the one kernel in `cubin`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        done = subprocess.run(
+            [_cuobjdump(), "--dump-resource-usage", str(file)], capture_output=True, text=True, check=True
+        )
+    found = _USAGE.search(done.stdout)
+    if found is None:
+        raise RuntimeError(f"cuobjdump says nothing of registers: {done.stdout.strip()[:200]!r}")
+    registers, stack, shared, local = (int(number) for number in found.groups())
+    return registers, stack, shared, local
+
+
+def _cuobjdump() -> str:
+    import triton
+
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return str(bundled) if os.access(bundled, os.X_OK) else str(triton.knobs.nvidia.cuobjdump.path)

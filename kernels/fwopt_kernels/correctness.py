@@ -1,0 +1,49 @@
+"""Does an operator compute what its float64 reference says? The gate before any timing, and the tests' one check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fwopt_kernels.contract import Expected, Operator, Variant
+from fwopt_kernels.registry import load
+
+
+def differences(
+    target: str | Operator[Any],
+    format: str,
+    shape: Mapping[str, int],
+    *,
+    variant: Variant | None,
+    seed: int,
+    padding: int = 0,
+    device: str = "cpu",
+) -> list[str]:
+    """One line per output that lies outside its tolerance or holds NaN; empty when all is right.
+
+    `variant` None runs the torch fallback. `target` is an operator or its `module:attribute`.
+    """
+    operator = load(target) if isinstance(target, str) else target
+    case = operator.case(format, shape, seed, padding=padding, device=device)
+    reference = operator.reference(case)
+    if variant is None:
+        operator.fallback(case)
+    else:
+        operator.run(case, variant)
+    results = case.results()
+    if results.keys() != reference.keys():
+        return [f"outputs are {sorted(results)}, the reference has {sorted(reference)}"]
+    lines = [_difference(name, results[name], reference[name]) for name in reference]
+    return [line for line in lines if line]
+
+
+def _difference(name: str, got: Any, want: Expected) -> str:
+    if got.shape != want.values.shape:
+        return f"{name}: shape {tuple(got.shape)} instead of {tuple(want.values.shape)}"
+    off = (got - want.values).abs()
+    wrong = ~(off <= want.atol + want.rtol * want.values.abs())
+    if not bool(wrong.any()):
+        return ""
+    first = int(wrong.flatten().nonzero()[0, 0])
+    values = f"{float(got.flatten()[first]):.6g} instead of {float(want.values.flatten()[first]):.6g}"
+    return f"{name}: {int(wrong.sum()):,} of {wrong.numel():,} values off, the first at {first}: {values}"

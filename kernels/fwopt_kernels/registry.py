@@ -1,0 +1,22 @@
+"""The operators by name. Importing this loads neither torch nor triton; `load` does."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fwopt_kernels.contract import Operator
+
+OPERATORS: dict[str, str] = {
+    "rms_norm": "fwopt_kernels.rms_norm:RMS_NORM",
+    "silu_mul": "fwopt_kernels.silu_mul:SILU_MUL",
+    "rope_cache": "fwopt_kernels.rope_cache:ROPE_CACHE",
+}
+
+
+def load(target: str) -> Operator[Any]:
+    """The operator at `module:attribute`."""
+    module, _, attribute = target.partition(":")
+    operator: Operator[Any] = getattr(importlib.import_module(module), attribute)
+    return operator

@@ -1,0 +1,47 @@
+"""Kernels in Triton's interpreter, in a process of their own.
+
+Triton decides between interpreting and compiling when a kernel's module is imported. One worker process has the variable
+set from its start, so neither the variable nor interpreted kernels reach the other tests of this process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fwopt_kernels.correctness import differences
+
+pytest.importorskip("triton", reason="Triton has no build for this platform")
+Differences = Callable[..., list[str]]
+
+
+def _interpret() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Iterator[Differences]:
+    """`fwopt_kernels.correctness.differences` with kernels interpreted; operators by `module:attribute`."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_interpret) as pool:
+
+        def run(*arguments: Any, **options: Any) -> list[str]:
+            return pool.submit(differences, *arguments, **options).result()
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this test session's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        yield folder

@@ -1,0 +1,133 @@
+"""Ahead-of-time compilation for a Hopper GPU on a machine that has none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fwopt_kernels.aot import Job, Outcome, compile_all, judge
+from fwopt_kernels.compiler import Resources
+from fwopt_kernels.contract import ARCHITECTURES, NUM_STAGES, NUM_WARPS, Space, variant
+from fwopt_kernels.registry import OPERATORS, load
+
+SM_90 = ARCHITECTURES["sm_90"]
+SMALL = Resources(label="", shared_bytes=1024, registers=32, stack_bytes=0, threads=128, compile_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def defaults(compile_cache: Path) -> list[Outcome]:
+    jobs = [
+        Job(target, format, load(target).space(format).default, "sm_90")
+        for target in OPERATORS.values()
+        for format in load(target).formats
+    ]
+    outcomes = list(compile_all(jobs))
+    assert {o.job for o in outcomes} == set(jobs)
+    return outcomes
+
+
+def test_every_default_runs_on_hopper(defaults: list[Outcome]) -> None:
+    for outcome in defaults:
+        assert outcome.failure is None
+        assert outcome.rejection is None
+        for kernel in outcome.kernels:
+            assert 16 <= kernel.registers <= 255
+            assert kernel.threads == 32 * outcome.job.variant.num_warps
+            assert kernel.compile_s > 0
+
+
+def test_what_is_known_is_not_compiled_again(defaults: list[Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fwopt_kernels.aot.ProcessPoolExecutor", None)
+    assert list(compile_all([o.job for o in defaults])) == defaults
+
+
+def test_too_much_shared_memory_is_rejected_with_the_number(
+    compile_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    job = Job("planted:GREEDY", "bf16", variant(8, 6, BLOCK=128), "sm_90")
+    (outcome,) = compile_all([job])
+    assert outcome.failure is None
+    needed = outcome.kernels[0].shared_bytes
+    assert needed > 232_448
+    assert outcome.rejection == f"{needed:,} bytes of shared memory; sm_90 has 232,448"
+
+
+def test_a_failure_is_one_line_and_not_remembered(compile_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    before = sorted(compile_cache.rglob("*.json"))
+    (outcome,) = compile_all([Job("planted:GREEDY", "bf16", variant(8, 6, BLOCK=100), "sm_90")])
+    assert outcome.failure is not None
+    assert "\n" not in outcome.failure
+    assert "power of 2" in outcome.failure
+    assert sorted(p for p in compile_cache.glob("fwopt/**/*.json")) == [p for p in before if "fwopt" in p.parts]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shared_bytes": 232_448}, None),
+        ({"shared_bytes": 232_449}, "232,449 bytes of shared memory; sm_90 has 232,448"),
+        ({"stack_bytes": 48}, "48 bytes of stack a thread: registers spill to memory"),
+        ({"registers": 64, "threads": 1024}, None),
+        ({"registers": 65, "threads": 1024}, "65 registers x 1024 threads; sm_90 has 65,536"),
+    ],
+)
+def test_limits(change: dict[str, int], reason: str | None) -> None:
+    assert judge(replace(SMALL, **change), SM_90) == reason
+
+
+def test_rows_are_read_sixteen_bytes_at_a_time() -> None:
+    """Asked of the PTX, in a process where kernels are compiled whatever this one does."""
+    code = (
+        "import triton\n"
+        "from triton.backends.compiler import GPUTarget\n"
+        "from triton.compiler import ASTSource\n"
+        "from fwopt_kernels.registry import OPERATORS, load\n"
+        "for target in OPERATORS.values():\n"
+        "    op = load(target)\n"
+        "    for one in op.launches('bf16', op.space('bf16').default):\n"
+        "        names = one.kernel.arg_names\n"
+        "        signature = {n: one.signature.get(n, 'constexpr') for n in names}\n"
+        "        constants = {(names.index(n),): v for n, v in one.constants.items()}\n"
+        "        aligned = {(names.index(n),): [['tt.divisibility', 16]] for n in one.aligned}\n"
+        "        source = ASTSource(one.kernel, signature, constants, aligned)\n"
+        "        ptx = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(one.options)).asm['ptx']\n"
+        "        assert 'v4.b32' in ptx, (target, one.label)\n"
+        "        loads = [l for l in ptx.splitlines() if 'ld.global' in l and '.b16' in l]\n"
+        "        assert not loads, (target, one.label, loads[:2])\n"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_space_has_its_default_first_and_only_what_is_allowed() -> None:
+    space = Space(
+        {"BLOCK": (1, 2), NUM_WARPS: (4, 8), NUM_STAGES: (1,)},
+        default=variant(8, 1, BLOCK=2),
+        allowed=lambda v: v["BLOCK"] == 2,
+    )
+    assert [v.id for v in space.variants()] == ["block2-w8-s1", "block2-w4-s1"]
+
+
+@pytest.mark.parametrize("target", OPERATORS.values())
+def test_spaces_of_the_operators(target: str) -> None:
+    operator = load(target)
+    for format in operator.formats:
+        space = operator.space(format)
+        variants = space.variants()
+        assert len({v.id for v in variants}) == len(variants)
+        assert space.allowed(space.default)
+        assert space.default in set(space._product())
+
+
+def test_the_registry_loads_neither_torch_nor_triton() -> None:
+    code = "import sys, fwopt_kernels.registry, fwopt_kernels.contract; print({'torch', 'triton'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

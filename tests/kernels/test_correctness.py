@@ -1,0 +1,118 @@
+"""Each operator against its float64 reference: the kernel, interpreted, and the torch fallback."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fwopt_kernels.contract import Expected, Variant, variant
+from fwopt_kernels.correctness import differences
+from fwopt_kernels.registry import OPERATORS, load
+
+HEADS = {"tokens": 5, "heads": 3, "kv_heads": 2, "head_dim": 64, "rotary_dim": 64, "block_size": 16}
+ROWS: list[dict[str, int]] = [
+    {"rows": 3, "columns": 1000},
+    {"rows": 2, "columns": 4097},
+    {"rows": 1, "columns": 1},
+    {"rows": 0, "columns": 64},
+    {"rows": 7, "columns": 33},
+]
+SHAPES: dict[str, list[dict[str, int]]] = {
+    "rms_norm": ROWS,
+    "silu_mul": ROWS,
+    "rope_cache": [
+        HEADS,
+        {**HEADS, "tokens": 33, "heads": 9, "kv_heads": 1},
+        {**HEADS, "head_dim": 80, "rotary_dim": 32},
+        {**HEADS, "head_dim": 96, "rotary_dim": 96, "block_size": 1},
+        {**HEADS, "tokens": 0},
+    ],
+}
+VARIANTS: dict[str, Variant] = {
+    "rms_norm": variant(4, 1, BLOCK=1024),
+    "silu_mul": variant(2, 1, BLOCK=1024),
+    "rope_cache": variant(1, 1, HEADS=2),
+}
+CASES = [
+    pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")
+    for name in OPERATORS
+    for format in load(OPERATORS[name]).formats
+    for shape in SHAPES[name]
+]
+
+
+@pytest.fixture
+def seed(record_property: Callable[[str, object], None]) -> int:
+    """Fresh inputs every time; the seed is printed when the test fails."""
+    drawn = secrets.randbelow(2**31)
+    record_property("seed", drawn)
+    print("seed", drawn)
+    return drawn
+
+
+@pytest.mark.parametrize(("name", "format", "shape"), CASES)
+@pytest.mark.parametrize("padding", [0, 24])
+def test_the_kernel(name: str, format: str, shape: dict[str, int], padding: int, seed: int, interpreted: Any) -> None:
+    """The default variant, and one whose blocks are smaller than the row."""
+    for chosen in (load(OPERATORS[name]).space(format).default, VARIANTS[name]):
+        assert interpreted(OPERATORS[name], format, shape, variant=chosen, seed=seed, padding=padding) == []
+
+
+@pytest.mark.parametrize(("name", "format", "shape"), CASES)
+def test_the_fallback(name: str, format: str, shape: dict[str, int], seed: int) -> None:
+    assert differences(OPERATORS[name], format, shape, variant=None, seed=seed, padding=8) == []
+
+
+def test_outputs_left_unwritten_are_seen() -> None:
+    for name, target in OPERATORS.items():
+        operator = load(target)
+        for format in operator.formats:
+            idle = _Changed(operator, fallback=lambda case: None)
+            assert differences(idle, format, SHAPES[name][0], variant=None, seed=1), (name, format)
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8-row", "int8-row"])
+def test_a_result_that_is_cut_instead_of_rounded_is_seen(format: str) -> None:
+    operator = load(OPERATORS["rms_norm"])
+
+    def cut(case: Any) -> None:
+        operator.fallback(case)
+        values = operator.reference(case_before["x"])["out"].values
+        if format == "int8-row":
+            case.out.values.copy_((values / case.out.scale).trunc().to(torch.int8))
+        else:
+            drop = 16 if format == "bf16" else 20
+            scaled = values if case.out.scale is None else values / case.out.scale
+            bits = scaled.float().view(torch.int32)
+            case.out.values.copy_(((bits >> drop) << drop).view(torch.float32).to(case.out.values.dtype))
+
+    shape = {"rows": 3, "columns": 1000}
+    case_before = {"x": operator.case(format, shape, 5)}
+    assert any(
+        line.startswith("out") for line in differences(_Changed(operator, cut), format, shape, variant=None, seed=5)
+    )
+
+
+def test_an_all_zero_row_gets_the_floor_as_its_scale() -> None:
+    operator = load(OPERATORS["silu_mul"])
+    for format, floor in (("fp8-row", 1 / (448 * 512)), ("int8-row", torch.finfo(torch.float32).eps)):
+        case = operator.case(format, {"rows": 2, "columns": 16}, 0)
+        case.x.zero_()
+        operator.fallback(case)
+        assert torch.all(case.out.scale == floor)
+        assert torch.all(case.results()["out"] == 0)
+
+
+class _Changed:
+    """An operator with another fallback."""
+
+    def __init__(self, operator: Any, fallback: Callable[[Any], None]) -> None:
+        self.case, self.fallback = operator.case, fallback
+        self._operator = operator
+
+    def reference(self, case: Any) -> dict[str, Expected]:
+        return self._operator.reference(case)
