@@ -95,9 +95,16 @@ def _compile(job: Job) -> Outcome:
         launches = load(job.target).launches(job.format, job.variant)
         kernels = tuple(compile_launch(launch, ARCHITECTURES[job.arch]) for launch in launches)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Outcome(job, (), f"{type(error).__name__}: {lines[-1].strip()}"[:300])
+        return Outcome(job, (), _one_line(error))
     return Outcome(job, kernels, None)
+
+
+def _one_line(error: BaseException) -> str:
+    """The first cause: Triton wraps it once for each call that leads to it, and shows source lines before it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:300]
 
 
 def _folder() -> Path:

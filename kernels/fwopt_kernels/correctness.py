@@ -8,6 +8,9 @@ from typing import Any
 from fwopt_kernels.contract import Expected, Operator, Variant
 from fwopt_kernels.registry import load
 
+FEWEST = 256
+"""Values that a mean error is taken over at least."""
+
 
 def differences(
     target: str | Operator[Any],
@@ -40,10 +43,25 @@ def differences(
 def _difference(name: str, got: Any, want: Expected) -> str:
     if got.shape != want.values.shape:
         return f"{name}: shape {tuple(got.shape)} instead of {tuple(want.values.shape)}"
-    off = (got - want.values).abs()
-    wrong = ~(off <= want.atol + want.rtol * want.values.abs())
+    error = got - want.values
+    tolerance = want.atol + want.rtol * want.values.abs()
+    wrong = ~(error.abs() <= tolerance)
     if not bool(wrong.any()):
-        return ""
+        return _bias(name, error, want)
     first = int(wrong.flatten().nonzero()[0, 0])
     values = f"{float(got.flatten()[first]):.6g} instead of {float(want.values.flatten()[first]):.6g}"
     return f"{name}: {int(wrong.sum()):,} of {wrong.numel():,} values off, the first at {first}: {values}"
+
+
+def _bias(name: str, error: Any, want: Expected) -> str:
+    """Rounding errs to both sides, cutting only towards zero: the mean relative error tells them apart.
+
+    Asked of values whose tolerance is mostly relative, and only of enough of them that chance cannot decide.
+    """
+    plain = want.rtol * want.values.abs() > 4 * want.atol
+    if int(plain.sum()) < FEWEST:
+        return ""
+    mean = float((error / want.values)[plain].mean())
+    if abs(mean) <= want.rtol / 8:
+        return ""
+    return f"{name}: {mean:+.2%} off in the mean, more than rounding leaves"

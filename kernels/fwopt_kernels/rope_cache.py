@@ -26,7 +26,8 @@ _DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 def _cached(values, inverse_scale, FORMAT: tl.constexpr):
     if FORMAT == "bf16":
         return to_bf16(values)
-    return to_fp8(values * inverse_scale)
+    else:
+        return to_fp8(values * inverse_scale)
 
 
 @triton.jit
@@ -114,7 +115,7 @@ def rope_cache(
 SPACE = Space(
     {"HEADS": (1, 2, 4, 8, 16, 32), NUM_WARPS: (1, 2, 4, 8), NUM_STAGES: (1,)},
     default=variant(2, 1, HEADS=8),
-    allowed=lambda v: 1 <= v["HEADS"] * 128 // (32 * v.num_warps) <= 64,
+    allowed=lambda v: 2 <= v["HEADS"] * 64 // (32 * v.num_warps) <= 32,  # values a thread of half a head's 128
 )
 
 
@@ -133,7 +134,8 @@ class RopeCase:
         cache = self.cache.float().double()
         if self.cache.dtype != torch.bfloat16:
             cache = cache * self.scales.double().view(2, 1, 1, 1, 1)
-        return {"query": self.query.double(), "key": self.key.double(), "cache": cache}
+        results: dict[str, Tensor] = {"query": self.query.double(), "key": self.key.double(), "cache": cache}
+        return results
 
 
 def _turn(x: Tensor, case: RopeCase) -> tuple[Tensor, Tensor]:

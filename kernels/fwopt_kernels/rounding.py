@@ -59,7 +59,8 @@ def row_scale(amax, FORMAT: tl.constexpr):
     """Scale of a row whose largest magnitude is `amax`, with vLLM's floors."""
     if FORMAT == "fp8-row":
         return tl.maximum(amax * (1.0 / FP8_MAX), 1.0 / (FP8_MAX * 512.0))
-    return tl.maximum(amax * (1.0 / INT8_MAX), 1.1920928955078125e-07)
+    else:
+        return tl.maximum(amax * (1.0 / INT8_MAX), 1.1920928955078125e-07)
 
 
 @triton.jit
@@ -67,4 +68,5 @@ def quantize(x, inverse_scale, FORMAT: tl.constexpr):
     """float32 values of a row -> its format."""
     if FORMAT == "fp8-row":
         return to_fp8(x * inverse_scale)
-    return to_int8(x * inverse_scale)
+    else:
+        return to_int8(x * inverse_scale)

@@ -1,7 +1,7 @@
 """Kernels in Triton's interpreter, in a process of their own.
 
-Triton decides between interpreting and compiling when a kernel's module is imported. One worker process has the variable
-set from its start, so neither the variable nor interpreted kernels reach the other tests of this process.
+Triton decides between interpreting and compiling when a kernel's module is imported. One worker process has the
+variable set from its start, so neither the variable nor interpreted kernels reach the other tests of this process.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ pytest.importorskip("triton", reason="Triton has no build for this platform")
 Differences = Callable[..., list[str]]
 
 
-def _interpret() -> None:
-    os.environ["TRITON_INTERPRET"] = "1"
-
-
 @pytest.fixture(scope="session")
 def interpreted() -> Iterator[Differences]:
     """`fwopt_kernels.correctness.differences` with kernels interpreted; operators by `module:attribute`."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_interpret) as pool:
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            assert pool.submit(os.getenv, "TRITON_INTERPRET").result() == "1"  # the worker has started
 
         def run(*arguments: Any, **options: Any) -> list[str]:
             return pool.submit(differences, *arguments, **options).result()

@@ -83,7 +83,10 @@ def test_limits(change: dict[str, int], reason: str | None) -> None:
 
 
 def test_rows_are_read_sixteen_bytes_at_a_time() -> None:
-    """Asked of the PTX, in a process where kernels are compiled whatever this one does."""
+    """Asked of the PTX, in a process where kernels are compiled whatever this one does.
+
+    Only the rotary table, one row a token, is read by single elements: cosines and sines, for queries and for keys.
+    """
     code = (
         "import triton\n"
         "from triton.backends.compiler import GPUTarget\n"
@@ -98,9 +101,10 @@ def test_rows_are_read_sixteen_bytes_at_a_time() -> None:
         "        aligned = {(names.index(n),): [['tt.divisibility', 16]] for n in one.aligned}\n"
         "        source = ASTSource(one.kernel, signature, constants, aligned)\n"
         "        ptx = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(one.options)).asm['ptx']\n"
-        "        assert 'v4.b32' in ptx, (target, one.label)\n"
-        "        loads = [l for l in ptx.splitlines() if 'ld.global' in l and '.b16' in l]\n"
-        "        assert not loads, (target, one.label, loads[:2])\n"
+        "        assert 'ld.global.v4.b32' in ptx and 'st.global.v4.b32' in ptx, (target, one.label)\n"
+        "        single = sum('ld.global' in line and '.b16' in line for line in ptx.splitlines())\n"
+        "        table = 4 if 'table' in names else 0\n"
+        "        assert single <= table, (target, one.label, single)\n"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)

@@ -157,22 +157,20 @@ def _print(arch: str, reports: list[Any]) -> None:
     words = ("operator", "format", "default")
     numbers = ("variants", "compiled", "rejected", "failed", "registers", "shared bytes")
     for column in words:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in numbers:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         for f in report["formats"]:
             default = f["default"]
             counts = [f[word] for word in numbers[:4]] + [default["registers"], default["shared_bytes"]]
             shown = ("-" if n is None else f"{n:,}" for n in counts)
             table.add_row(report["operator"], f["format"], default["variant"], *shown)
-    console = Console(soft_wrap=True)
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     for report in reports:
+        name = report["operator"]
         for format in report["unsupported_formats"]:
-            typer.echo(f"{report['operator']} {format}: {arch} has no conversions to e4m3; they begin with sm_89")
-        for word in ("rejections", "failures"):
-            for row in report[word]:
-                typer.echo(
-                    f"{report['operator']} {row['format']} {row['variant']}: {'rejected' if word == 'rejections' else 'failed'}: {row['reason']}"
-                )
+            typer.echo(f"{name} {format}: {arch} has no conversions to e4m3; they begin with sm_89")
+        for rows, word in ((report["rejections"], "rejected"), (report["failures"], "failed")):
+            for row in rows:
+                typer.echo(f"{name} {row['format']} {row['variant']}: {word}: {row['reason']}")
