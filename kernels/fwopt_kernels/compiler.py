@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fwopt_kernels.contract import Architecture, Launch
 
-_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Resources:
 
     label: str
     shared_bytes: int
-    """Of a block, static and dynamic."""
+    """Of a block, all of it dynamic; without the 1 KiB that the driver keeps for itself since sm_90."""
     registers: int
     """Of a thread."""
     stack_bytes: int
@@ -48,14 +48,13 @@ def compile_launch(launch: Launch, architecture: Architecture) -> Resources:
         options=dict(launch.options),
     )
     elapsed = time.perf_counter() - started
-    registers, stack, static, local = _usage(compiled.asm["cubin"])
+    registers, stack = _usage(compiled.asm["cubin"])
     threads = 32 * compiled.metadata.num_warps
-    shared = max(compiled.metadata.shared, static)
-    return Resources(launch.label, shared, registers, max(stack, local), threads, round(elapsed, 3))
+    return Resources(launch.label, compiled.metadata.shared, registers, stack, threads, round(elapsed, 3))
 
 
-def _usage(cubin: bytes) -> tuple[int, int, int, int]:
-    """Registers, stack bytes, static shared bytes and local bytes of the one kernel in `cubin`."""
+def _usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack a thread of the one kernel in `cubin`; spilled registers lie on the stack."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
@@ -65,8 +64,8 @@ def _usage(cubin: bytes) -> tuple[int, int, int, int]:
     found = _USAGE.search(done.stdout)
     if found is None:
         raise RuntimeError(f"cuobjdump says nothing of registers: {done.stdout.strip()[:200]!r}")
-    registers, stack, shared, local = (int(number) for number in found.groups())
-    return registers, stack, shared, local
+    registers, stack, local = (int(number) for number in found.groups())
+    return registers, max(stack, local)
 
 
 def _cuobjdump() -> str:

@@ -181,10 +181,12 @@ class RopeCache:
         random = torch.Generator().manual_seed(seed)
 
         def normal(*size: int) -> Tensor:
-            return torch.randn(*size, generator=random).to(torch.bfloat16).to(device)
+            values: Tensor = torch.randn(*size, generator=random).to(torch.bfloat16).to(device)
+            return values
 
         def packed(count: int) -> Tensor:
-            return normal(tokens, count * dim + padding)[:, : count * dim].unflatten(1, (count, dim))
+            flat = normal(tokens, count * dim + padding)[:, : count * dim]
+            return flat.as_strided((tokens, count, dim), (flat.stride(0), dim, 1))
 
         blocks = tokens // page + 2
         slots = torch.randperm(blocks * page, generator=random)[:tokens]

@@ -39,11 +39,11 @@ def test_the_table_and_formats_that_a_gpu_lacks(compile_cache: Path) -> None:
 def test_a_default_that_cannot_run_is_exit_1(compile_cache: Path) -> None:
     small = (
         "import dataclasses, fwopt_kernels.contract as c\n"
-        "c.ARCHITECTURES['sm_90'] = dataclasses.replace(c.ARCHITECTURES['sm_90'], shared_bytes=100)"
+        "c.ARCHITECTURES['sm_90'] = dataclasses.replace(c.ARCHITECTURES['sm_90'], shared_bytes=10)"
     )
     done = fwopt("--op", "rms_norm", "--sample", "1", before=small)
     assert done.returncode == 1
-    assert "rejected: row in registers: 1,024 bytes of shared memory; sm_90 has 100" in done.stdout
+    assert "rejected: row in registers: 32 bytes of shared memory; sm_90 has 10" in done.stdout
     assert done.stderr.splitlines()[-1] == "fwopt: the default variant cannot run on sm_90: rms_norm"
 
 
