@@ -106,6 +106,7 @@ def add_rms_norm(
     x, residual (rows, columns) bfloat16 with unit stride along columns; weight (columns,) bfloat16.
     """
     rows, columns = x.shape
+    row_formats.require_packed(x=x, residual=residual, weight=weight, out=out.values)
     if rows == 0:
         return
     chosen = variant or SPACE.default

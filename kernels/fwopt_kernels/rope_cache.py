@@ -99,6 +99,9 @@ def rope_cache(
     tokens, query_heads, head_dim = query.shape
     if tokens == 0:
         return
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("cache", cache)):
+        if tensor.stride()[-2:] != (head_dim, 1):
+            raise ValueError(f"{name}: heads must be packed, strides {(head_dim, 1)}, got {tensor.stride()[-2:]}")
     chosen, kv_heads, rotary = variant or SPACE.default, key.shape[1], table.shape[1]
     heads = chosen["HEADS"]
     grid = (tokens, triton.cdiv(query_heads, heads) + triton.cdiv(kv_heads, heads))
@@ -176,7 +179,7 @@ class RopeCache:
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
     ) -> RopeCase:
-        """A quarter of the slots are -1; the cache holds other values before."""
+        """A quarter of the slots are -1, the first one always; the cache holds other values before."""
         tokens, heads, kv_heads, dim, rotary, page = (shape[name] for name in self.dimensions)
         random = torch.Generator().manual_seed(seed)
 
@@ -191,6 +194,7 @@ class RopeCache:
         blocks = tokens // page + 2
         slots = torch.randperm(blocks * page, generator=random)[:tokens]
         slots[torch.rand(tokens, generator=random) < 0.25] = -1
+        slots[:1] = -1
         angles = torch.arange(512)[:, None] * 10_000.0 ** (-torch.arange(0, rotary, 2) / rotary)
         table = torch.cat([angles.cos(), angles.sin()], -1).to(torch.bfloat16).to(device)
         return RopeCase(

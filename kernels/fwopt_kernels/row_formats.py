@@ -40,6 +40,13 @@ class Rows:
         return {"out": values * scale, "scale": scale}
 
 
+def require_packed(**tensors: Tensor) -> None:
+    """Kernels step through the last dimension by one element; rows may lie apart."""
+    for name, tensor in tensors.items():
+        if tensor.numel() > 1 and tensor.stride(-1) != 1:
+            raise ValueError(f"{name}: the last dimension must have stride 1, got {tensor.stride(-1)}")
+
+
 def poisoned(format: str, rows: int, columns: int, device: str) -> Rows:
     """Output buffers full of NaN: what a kernel leaves unwritten cannot pass for a result."""
     values = torch.full((rows, columns), -128 if format == "int8-row" else float("nan"), device=device)

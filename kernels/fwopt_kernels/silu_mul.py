@@ -71,6 +71,7 @@ def _row_in_blocks(x, out, scale, columns, x_stride, out_stride, FORMAT: tl.cons
 def silu_mul(x: Tensor, out: Rows, *, variant: Variant | None = None) -> None:
     """out = silu(x[:, :columns]) * x[:, columns:] in out's format; x (rows, 2 * columns) bfloat16, unit stride."""
     rows, columns = out.values.shape
+    row_formats.require_packed(x=x, out=out.values)
     if rows == 0:
         return
     chosen = variant or SPACE.default

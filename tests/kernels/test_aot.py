@@ -15,6 +15,8 @@ from fwopt_kernels.compiler import Resources
 from fwopt_kernels.contract import ARCHITECTURES, NUM_STAGES, NUM_WARPS, Space, variant
 from fwopt_kernels.registry import OPERATORS, load
 
+pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+
 SM_90 = ARCHITECTURES["sm_90"]
 SMALL = Resources(label="", shared_bytes=1024, registers=32, stack_bytes=0, threads=128, compile_s=0.5)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,8 @@ import torch
 from fwopt_kernels.contract import Expected, Variant, variant
 from fwopt_kernels.correctness import differences
 from fwopt_kernels.registry import OPERATORS, load
+
+pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
 HEADS = {"tokens": 5, "heads": 3, "kv_heads": 2, "head_dim": 64, "rotary_dim": 64, "block_size": 16}
 ROWS: list[dict[str, int]] = [
@@ -95,6 +100,38 @@ def test_a_result_that_is_cut_instead_of_rounded_is_seen(format: str) -> None:
     assert any(
         line.startswith("out") for line in differences(_Changed(operator, cut), format, shape, variant=None, seed=5)
     )
+
+
+def test_rows_more_than_two_to_the_31_elements_apart() -> None:
+    """Untouched pages cost no memory: only three rows of the 4 GiB are ever written."""
+    code = (
+        "import torch\n"
+        "from fwopt_kernels import row_formats\n"
+        "from fwopt_kernels.silu_mul import SILU_MUL, SiluCase, silu_mul\n"
+        "far = torch.empty(2 * (2**30 + 64) + 128, dtype=torch.bfloat16).as_strided((3, 128), (2**30 + 64, 1))\n"
+        "far.copy_(torch.randn(3, 128))\n"
+        "case = SiluCase(far, row_formats.poisoned('bf16', 3, 64, 'cpu'))\n"
+        "silu_mul(case.x, case.out)\n"
+        "want = SILU_MUL.reference(case)['out']\n"
+        "assert ((case.results()['out'] - want.values).abs() <= want.atol + want.rtol * want.values.abs()).all()\n"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_layouts_that_a_kernel_cannot_read_are_refused() -> None:
+    """Before anything is launched, so no GPU and no interpreter is needed."""
+    from fwopt_kernels.rope_cache import rope_cache
+    from fwopt_kernels.silu_mul import silu_mul
+
+    silu = load(OPERATORS["silu_mul"]).case("bf16", {"rows": 4, "columns": 8}, 0)
+    with pytest.raises(ValueError, match="x: the last dimension must have stride 1, got 16"):
+        silu_mul(torch.zeros(16, 32, dtype=torch.bfloat16).as_strided((4, 16), (1, 16)), silu.out)
+    rope = load(OPERATORS["rope_cache"]).case("bf16", HEADS, 0)
+    by_head = rope.cache.transpose(2, 3).contiguous().transpose(2, 3)
+    with pytest.raises(ValueError, match="cache: heads must be packed"):
+        rope_cache(rope.query, rope.key, rope.value, by_head, rope.slots, rope.positions, rope.table, rope.scales)
 
 
 def test_an_all_zero_row_gets_the_floor_as_its_scale() -> None:

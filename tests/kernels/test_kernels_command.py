@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+
 CODE = "from fwopt.cli.app import main; main()"
 
 
