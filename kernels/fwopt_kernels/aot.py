@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -76,7 +77,8 @@ def compile_all(jobs: Iterable[Job], *, workers: int | None = None) -> Iterator[
     with ProcessPoolExecutor(count, mp_context=context, initializer=_settle_environment) as pool:
         try:
             for done in as_completed([pool.submit(_compile, job) for job in todo]):
-                _write(done.result())
+                with contextlib.suppress(OSError):  # without a cache folder the next run compiles again
+                    _write(done.result())
                 yield done.result()
         finally:
             pool.shutdown(cancel_futures=True)

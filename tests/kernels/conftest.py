@@ -20,7 +20,7 @@ from fwopt_kernels.correctness import differences
 Differences = Callable[..., list[str]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def interpreted() -> Iterator[Differences]:
     """`fwopt_kernels.correctness.differences` with kernels interpreted; operators by `module:attribute`."""
     context = multiprocessing.get_context("spawn")
@@ -35,9 +35,9 @@ def interpreted() -> Iterator[Differences]:
         yield run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of this test session's own."""
+    """A cache folder of the module's own; the variables are back as they were after it."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
