@@ -19,7 +19,7 @@ from fwopt.collect.probes import (
     rows_of,
 )
 from fwopt.collect.steps_profile import step_rows
-from fwopt.collect.stream import Stream, complete, open_session
+from fwopt.collect.stream import Asker, Stream
 from fwopt.live.endpoint import Endpoint
 from fwopt.perf.step_law import fit
 
@@ -137,7 +137,10 @@ def test_a_lone_token_without_text_is_timed(stub):
     stub.text = ""
 
     async def ask() -> Stream:
-        async with open_session() as session:
-            return await complete(session, Endpoint(stub.url, "toy", "vllm"), [1, 2, 3], 1)
+        asker = Asker(Endpoint(stub.url, "toy", "vllm"))
+        try:
+            return await asker.complete([1, 2, 3], 1)
+        finally:
+            asker.close()
 
     assert len(asyncio.run(ask()).chunk_s) == 1

@@ -164,7 +164,8 @@ def test_the_command_says_when_a_profile_is_there_already(model, stub, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--url", "http://127.0.0.1:9"], "no answer"),
+        (["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9 never ready: [Errno 111] Connection refused"),
+        (["--url", "127.0.0.1:9"], "server URL: must be like http://127.0.0.1:8000"),
         (["--engine", "ollama", "--url", "http://127.0.0.1:9"], "only vllm"),
         (["--engine", "llamacpp==1", "--url", "http://127.0.0.1:9"], "--scheme gguf-q8_0"),
         (["--hardware", "cpu:2", "--url", "http://127.0.0.1:9"], "one processor"),

@@ -150,6 +150,18 @@ def test_one_replica_needs_no_router_and_takes_the_public_port(deployed, tmp_pat
     assert not _accepts(port)
 
 
+def test_a_folder_named_from_elsewhere_is_not_looked_for_here(deployed, tmp_path, monkeypatch):
+    """A relative model path means something only where the plan was made."""
+    folder, environment, port = deployed(Candidate(), name="./models/my model")
+    done = subprocess.run([folder / "run.sh"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, _starts(tmp_path)) == (2, {})
+    assert "./models/my model, seen from where the plan was made" in done.stderr
+    (tmp_path / "models" / "my model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with _running(folder, environment):
+        _wait_for(lambda: _accepts(port), "the replica listens")
+
+
 def test_a_replica_by_number_takes_its_own_share_of_the_gpus(deployed, tmp_path):
     folder, environment, port = deployed(Candidate(parallelism=Parallelism(tp=2, replicas=3)))
     with _running(folder, environment | {"CUDA_VISIBLE_DEVICES": "7,5,3,1,GPU-a,GPU-b"}, "2"):

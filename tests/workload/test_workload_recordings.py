@@ -33,6 +33,20 @@ def test_lines_in_order_of_completion_become_requests_in_order_of_arrival(tmp_pa
         read(written(tmp_path / "u.jsonl", row(3), row(1), header={"schema_version": 1}))
 
 
+def test_rotated_files_put_one_behind_the_other_are_one_recording(tmp_path) -> None:
+    parts = [written(tmp_path / f"{i}.jsonl", row(i, id=f"r{i}"), row(i + 0.5)) for i in (2, 1)]
+    whole = tmp_path / "whole.jsonl"
+    whole.write_text("".join(part.read_text() for part in parts))
+    assert read(whole).workload.arrival_s.tolist() == [0, 0.5, 1, 1.5]
+    other = written(tmp_path / "other.jsonl", row(9), header=HEADER | {"block_bytes": 32})
+    whole.write_text(parts[0].read_text() + other.read_text())
+    with pytest.raises(TraceError, match=r"whole.jsonl:4: schema_version: begins a recording of another kind"):
+        read(whole)
+    plain = written(tmp_path / "plain.jsonl", row(1), {"schema_version": 1}, header={"schema_version": 1})
+    with pytest.raises(TraceError, match="stands in the first line only"):
+        read(plain)
+
+
 def test_blocks_of_text_become_as_many_tokens_as_they_are_on_average(tmp_path) -> None:
     rows = [row(i, prompt_bytes=400, prefix_blocks=[1, 2, 3, 4, 5, 6]) for i in range(3)]
     result = read(written(tmp_path / "t.jsonl", *rows, row(9, prompt_bytes=70, prefix_blocks=[1])))

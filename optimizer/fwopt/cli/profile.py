@@ -24,6 +24,10 @@ def profile(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    served_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name the server goes by. [default: its only one]", rich_help_panel=_ENGINE),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +91,7 @@ def profile(
     from fwopt.cli import profiling
 
     asked = profiling.Asked(
-        engine=engine, model=model, hardware=hardware, url=url, weights=weights, scheme=scheme,
+        engine=engine, model=model, hardware=hardware, url=url, served=served_model, weights=weights, scheme=scheme,
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens, max_model_len=max_model_len,
         ranks=ranks, out=out, again=again, resume=resume, quick=quick, allow_busy=allow_busy,
     )  # fmt: skip

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from fwopt.cli.counting import counting
 from fwopt.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from fwopt.perf.step_law import StepLaw
     from fwopt.spec.hardware import HardwareSpec
 
-PLAIN_EVERY_S = 5.0
 LONGEST_UNLESS_ASKED = 4096
 """Contexts beyond take long to measure and much memory to hold."""
 
@@ -34,6 +32,7 @@ class Asked:
     model: str | None
     hardware: str | None
     url: str | None
+    served: str | None
     weights: Path | None
     scheme: str | None
     max_num_seqs: int
@@ -89,7 +88,7 @@ def run_missing(
     from fwopt.targets.gguf import present
 
     asked = Asked(
-        engine=engine, model=model, hardware=hardware, url=None, scheme=None,
+        engine=engine, model=model, hardware=hardware, url=None, served=None, scheme=None,
         weights=Path(weights) if weights else None, max_num_seqs=32, max_num_batched_tokens=2048,
         max_model_len=None, ranks=1, out=out, again=False, resume=True, quick=False, allow_busy=False,
     )  # fmt: skip
@@ -121,7 +120,7 @@ def run_operators(asked: Asked) -> None:
         typer.echo(f"{asked.place} has {known.what}, measured {known.date}: nothing to do (--again measures it anew)")
         return
     started = time.monotonic()
-    with _progress() as tell:
+    with counting() as tell:
         operators.on_task = tell
         folder = operators.measure()
     typer.echo(f"wrote {folder} in {time.monotonic() - started:.0f} s")
@@ -146,7 +145,8 @@ def _subject(asked: Asked) -> tuple[Subject, HardwareSpec]:
     if asked.scheme is None and engine.name == "llamacpp":
         raise InputError("name the format of the GGUF file, for example --scheme gguf-q8_0")
     if asked.engine is None or "==" not in asked.engine or engine.version == UNVERSIONED:
-        version = running_version(asked.url, engine.name) if asked.url else installed_version(engine.name)
+        url, name = asked.url, engine.name
+        version = running_version(url, name, asked.served) if url else installed_version(name)
         engine = EngineSpec(name=engine.name, version=version)
     scheme = scheme_name(parse_scheme(asked.scheme) if asked.scheme else native_quantization(model))
     return Subject(model, hardware.device, engine, StepKey(scheme, "bf16", 1)), hardware
@@ -161,7 +161,7 @@ def _served(asked: Asked, steps: StepsRun, hardware: HardwareSpec) -> tuple[Path
 
     if asked.url is not None:
         steps.command = f"attached to {asked.url}"
-        return _measured(steps, endpoint_of(asked.url, steps.subject.engine.name))
+        return _measured(steps, endpoint_of(asked.url, steps.subject.engine.name, asked.served))
     with TemporaryDirectory(prefix="fwopt-profile-") as place:
         weights = str(asked.weights.absolute()) if asked.weights else None
         server, steps.command = server_of(steps.subject, hardware, steps.limits, Path(place), weights)
@@ -171,38 +171,9 @@ def _served(asked: Asked, steps: StepsRun, hardware: HardwareSpec) -> tuple[Path
 
 
 def _measured(steps: StepsRun, endpoint: Endpoint) -> tuple[Path, StepLaw, list[Row]]:
-    with _progress() as tell:
+    with counting() as tell:
         steps.on_probe = lambda probe, at, total: tell(probe.name, at, total)
         return steps.measure(endpoint)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Hears of (what comes next, how many are done, of how many); a bar on a terminal, else a line now and then."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Plain()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("measuring", total=None)
-        yield lambda name, at, total: shown.update(task, completed=at, total=total, description=name)
-
-
-@dataclass(slots=True)
-class _Plain:
-    """A line now and then."""
-
-    last_s: float = float("-inf")
-
-    def __call__(self, name: str, at: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.last_s >= PLAIN_EVERY_S:
-            self.last_s = now
-            _say(f"{at} of {total} answered; next {name}")
 
 
 def _say(text: str) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
-from rich.console import Console
 
+from fwopt.cli.counting import counting
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.live import ClosedLoop, Endpoint, Load, Poisson, Ramp, Recorded, Replay, ReplayOptions, replay_sync
 from fwopt.live.identify import complete
@@ -18,8 +16,6 @@ from fwopt.spec.engine import EngineName
 from fwopt.workload.columns import Workload
 
 _APIS: dict[str, Literal["completions", "chat"]] = {"completions": "completions", "chat": "chat"}
-_PLAIN_EVERY_S = 5.0
-_LIVING_EVERY_S = 0.2
 
 
 def choose_load(
@@ -94,25 +90,6 @@ def find_endpoint(
 
 def run(endpoint: Endpoint, workload: Workload, load: Load, options: ReplayOptions) -> Replay:
     """Replay with a count on stderr."""
-    console = Console(stderr=True, highlight=False)
-    last_s = time.monotonic()
-
-    if not console.is_terminal:
-
-        def say(done: int, total: int) -> None:
-            nonlocal last_s
-            if time.monotonic() - last_s >= _PLAIN_EVERY_S:
-                last_s = time.monotonic()
-                print(f"{done:,} of {total:,} requests", file=sys.stderr, flush=True)
-
-        return replay_sync(endpoint, workload, load, options, progress=say)
-
-    with console.status(f"replaying on {endpoint.url}") as status:
-
-        def show(done: int, total: int) -> None:
-            nonlocal last_s
-            if time.monotonic() - last_s >= _LIVING_EVERY_S:
-                last_s = time.monotonic()
-                status.update(f"replaying on {endpoint.url}: {done:,} of {total:,} requests; Ctrl-C ends with a result")
-
-        return replay_sync(endpoint, workload, load, options, progress=show)
+    what = f"replaying on {endpoint.url}, Ctrl-C ends with a result"
+    with counting() as tell:
+        return replay_sync(endpoint, workload, load, options, progress=lambda done, total: tell(what, done, total))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import typer
 
+from fwopt.cli.counting import counting
 from fwopt.errors import FwoptError, InputError
 from fwopt.search.job import Job, reopen
 from fwopt.search.run_folder import read_inputs, read_plan
@@ -83,28 +83,8 @@ def entry_of(plan: Plan, which: str) -> Entry:
 
 @contextmanager
 def shown(session: Session) -> Iterator[None]:
-    """What is going on, on stderr: a bar on a terminal, else a line whenever something new begins. Twice a second at
-    most: the client that is being shown keeps time."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        said = ""
-
-        def plainly(what: str, done: int, of: int) -> None:
-            nonlocal said
-            if what != said:
-                said = what
-                print(f"fwopt: {what}", file=sys.stderr, flush=True)
-
-        session.progress = plainly
-        yield
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bars:
-        task = bars.add_task("preparing", total=None)
-        session.progress = lambda what, done, of: bars.update(task, description=what, completed=done, total=of or None)
+    """What is going on, on stderr."""
+    with counting(every_s=60.0) as session.progress:
         yield
 
 

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import aiohttp
-
 from fwopt.collect.journal import Journal
 from fwopt.collect.probes import (
     BESIDE_TOKENS,
@@ -25,7 +23,7 @@ from fwopt.collect.probes import (
     mixed_samples,
     spread_of,
 )
-from fwopt.collect.stream import Mark, Prompter, Stream, complete, open_session
+from fwopt.collect.stream import Asker, Mark, Prompter, Stream
 from fwopt.live.endpoint import Endpoint
 
 WARM_UP = ((1, 8), (64, 4), (512, 4))
@@ -55,51 +53,54 @@ class Asking:
 
     async def _run(self, probes: list[Probe]) -> list[Sample]:
         found: list[Sample] = []
-        async with open_session() as session:
+        asker = Asker(self.endpoint)
+        try:
             if any(self.journal.get(p.question) is None for p in probes):
-                await self._warm_up(session)
+                await self._warm_up(asker)
             for at, probe in enumerate(probes):
                 self.on_probe(probe, at, len(probes))
                 known = self.journal.get(probe.question)
                 if known is None:
                     self.before_each()
-                    known = [asdict(sample) for sample in await self._ask(session, probe)]
+                    known = [asdict(sample) for sample in await self._ask(asker, probe)]
                     self.journal.append(probe.question, known)
                 found += [Sample(**sample) for sample in known]
+        finally:
+            asker.close()
         return found
 
-    async def _warm_up(self, session: aiohttp.ClientSession) -> None:
+    async def _warm_up(self, asker: Asker) -> None:
         for prompt, output in WARM_UP:
             if prompt + output < self.limits.max_model_len:
-                await self._one(session, prompt, output)
+                await self._one(asker, prompt, output)
 
-    async def _ask(self, session: aiohttp.ClientSession, probe: Probe) -> list[Sample]:
+    async def _ask(self, asker: Asker, probe: Probe) -> list[Sample]:
         samples: list[Sample] = []
         for repeat in range(REPEATS[probe.kind] + MORE_REPEATS):
             if repeat >= REPEATS[probe.kind] and spread_of([s.seconds for s in samples]) <= NOISY:
                 break
-            samples += await self._once(session, probe)
+            samples += await self._once(asker, probe)
         return samples
 
-    async def _once(self, session: aiohttp.ClientSession, probe: Probe) -> list[Sample]:
+    async def _once(self, asker: Asker, probe: Probe) -> list[Sample]:
         if probe.kind == "prefill":
-            stream = await self._one(session, probe.tokens, 1)
+            stream = await self._one(asker, probe.tokens, 1)
             return [Sample("prefill", 0, 0.0, 0, probe.tokens, stream.first_s - stream.sent_s)]
         if probe.kind == "decode":
             output = self._room(probe, DECODE_TOKENS + probe.batch * probe.tokens // self.limits.max_num_batched_tokens)
-            streams = await asyncio.gather(*(self._one(session, probe.tokens, output) for _ in range(probe.batch)))
+            streams = await asyncio.gather(*(self._one(asker, probe.tokens, output) for _ in range(probe.batch)))
             return decode_samples(probe, list(streams))
-        return await self._beside(session, probe)
+        return await self._beside(asker, probe)
 
-    async def _beside(self, session: aiohttp.ClientSession, probe: Probe) -> list[Sample]:
+    async def _beside(self, asker: Asker, probe: Probe) -> list[Sample]:
         """Let `batch` sequences decode, then send a prompt."""
         marks = [Mark(BESIDE_TOKENS) for _ in range(probe.batch)]
         chunks = len(chunk_tokens(probe.tokens, self.limits.max_num_batched_tokens - probe.batch))
         output = min(2 * BESIDE_TOKENS + 3 * SETTLE_STEPS + chunks, self.limits.max_model_len - 16)
-        others = [asyncio.create_task(self._one(session, 8, output, mark)) for mark in marks]
+        others = [asyncio.create_task(self._one(asker, 8, output, mark)) for mark in marks]
         try:
             await asyncio.gather(*(mark.reached.wait() for mark in marks))
-            prompt = await self._one(session, probe.tokens, 1)
+            prompt = await self._one(asker, probe.tokens, 1)
             streams = list(await asyncio.gather(*others))
         finally:
             for task in others:
@@ -110,5 +111,5 @@ class Asking:
     def _room(self, probe: Probe, output: int) -> int:
         return min(output, self.limits.max_model_len - probe.tokens)
 
-    async def _one(self, session: aiohttp.ClientSession, prompt: int, output: int, mark: Mark | None = None) -> Stream:
-        return await complete(session, self.endpoint, self.prompter.ids(prompt), output, mark)
+    async def _one(self, asker: Asker, prompt: int, output: int, mark: Mark | None = None) -> Stream:
+        return await asker.complete(self.prompter.ids(prompt), output, mark)

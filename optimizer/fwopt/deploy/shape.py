@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 
 from fwopt.deploy import MARK
@@ -70,7 +71,10 @@ def environment(plan: Plan, entry: Entry, *, needs_model: bool) -> str:
     lines = head(
         plan, "# The shape of the deployment, read by run.sh. FWOPT_MODEL, when set, replaces the model of the plan."
     )
-    return "\n".join([*lines, *(f"{key}={value}" for key, value in values.items()), "FWOPT_MODEL="]) + "\n"
+    lines += [*(f"{key}={value}" for key, value in values.items()), "FWOPT_MODEL="]
+    if plan.model.name.startswith(("./", "../")):
+        lines.append(f"FWOPT_MODEL_FOLDER={shlex.quote(plan.model.name)}")
+    return "\n".join(lines) + "\n"
 
 
 def script(engine: EngineName) -> str:

@@ -35,24 +35,18 @@ FRESH_CONNECTIONS: frozenset[EngineName] = frozenset({"llamacpp"})
 _COUNTING: frozenset[EngineName] = frozenset({"vllm", "sglang"})
 
 
-class Bodies:
-    """Whole HTTP messages, ready for the socket."""
+class Messages:
+    """Whole HTTP messages that ask one server for completions of a forced length, streamed and greedy."""
 
-    def __init__(
-        self, endpoint: Endpoint, prompts: Prompts, options: ReplayOptions, *, text: bool, netloc: str
-    ) -> None:
-        self._prompts, self._options, self._text, self.endpoint = prompts, options, text, endpoint
-        self.workload = prompts.workload
+    def __init__(self, endpoint: Endpoint, options: ReplayOptions, netloc: str) -> None:
+        self.endpoint, self._options = endpoint, options
         self._fixed: dict[str, Any] = {"model": endpoint.model, "stream": True, "temperature": 0}
         counted = options.usage_per_chunk and endpoint.engine in _COUNTING
         self._fixed["stream_options"] = {"include_usage": True} | ({"continuous_usage_stats": True} if counted else {})
         self._head = head(endpoint, netloc)
 
-    def message(self, request: int) -> bytes:
-        prompt: Any = self._prompts.text(request) if self._text else self._prompts.tokens(request)
-        return self._whole(prompt, int(self._prompts.workload.output_tokens[request]))
-
-    def _whole(self, prompt: Any, tokens: int) -> bytes:
+    def of(self, prompt: Any, tokens: int) -> bytes:
+        """`prompt`: text, or token ids where the engine takes them."""
         endpoint = self.endpoint
         body = dict(self._fixed)
         body["max_tokens"] = tokens
@@ -65,9 +59,27 @@ class Bodies:
         packed = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         return b"%s%d\r\n\r\n%s" % (self._head, len(packed), packed)
 
+
+class Bodies:
+    """The messages of a workload, ready for the socket."""
+
+    def __init__(
+        self, endpoint: Endpoint, prompts: Prompts, options: ReplayOptions, *, text: bool, netloc: str
+    ) -> None:
+        self._prompts, self._text, self.workload = prompts, text, prompts.workload
+        self._messages = Messages(endpoint, options, netloc)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._messages.endpoint
+
+    def message(self, request: int) -> bytes:
+        prompt: Any = self._prompts.text(request) if self._text else self._prompts.tokens(request)
+        return self._messages.of(prompt, int(self._prompts.workload.output_tokens[request]))
+
     def probe(self, text: str) -> bytes:
         """A request for one token, to see how many tokens the chat template adds."""
-        return self._whole(text, 1)
+        return self._messages.of(text, 1)
 
 
 def head(endpoint: Endpoint, netloc: str) -> bytes:

@@ -21,6 +21,10 @@ model=${model_given:-$FWOPT_MODEL}
 if [ "$FWOPT_NEEDS_MODEL" = 1 ] && [ -z "$model" ]; then
     die "this plan serves a converted checkpoint; set FWOPT_MODEL to its path (see the files beside this one)"
 fi
+folder=${FWOPT_MODEL_FOLDER:-}
+if [ -z "$model" ] && [ -n "$folder" ] && [ ! -e "$folder" ]; then
+    die "the plan's model is $folder, seen from where the plan was made; start this there, or set FWOPT_MODEL to its path"
+fi
 
 gpu_list() { # GPUs of replica $1, comma-separated
     local first=$(($1 * FWOPT_GPUS_PER_REPLICA)) all=()

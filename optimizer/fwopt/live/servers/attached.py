@@ -67,7 +67,7 @@ class AttachedServer:
             return ServerError(self.url, "refused", f"it wants an API key ({error})", None)
         if isinstance(error, HttpError | ValueError):
             return ServerError(self.url, "refused", f"it does not answer as an OpenAI-compatible server: {error}", None)
-        return ServerError(self.url, otherwise, str(error), None)
+        return ServerError(self.url, otherwise, str(getattr(error, "reason", error)), None)
 
 
 def _base(url: str) -> str:

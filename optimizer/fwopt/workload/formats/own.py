@@ -80,6 +80,7 @@ class OwnRows(JsonRows):
     def __init__(self, file: str, head: Head, options: Options) -> None:
         super().__init__(Builder(file, {}))
         self._recorded = RecordedRows(self.builder)
+        self._header: dict[str, object] = {}
 
     def header(self, line: bytes) -> bool:
         if b'"schema_version"' not in line:
@@ -98,11 +99,14 @@ class OwnRows(JsonRows):
         if tokens is not None and (type(tokens) is not int or not 1 <= tokens <= MAX_TOKENS):
             bad("block_tokens", f"must be a whole number from 1 to {MAX_TOKENS}", tokens)
         self.name, self.builder.block_tokens = name, tokens or 0
-        self.torn_end_is_known = self._recorded.header(row)
+        self.torn_end_is_known, self._header = self._recorded.header(row), row
         return True
 
     def row(self, line: bytes) -> None:
         row = self.parse(line)
+        if "schema_version" in row:
+            self.unread.clear()
+            return self._again(row)
         if "left_out" in row:
             self.unread.clear()
             return self._recorded.left_out(row)
@@ -129,6 +133,13 @@ class OwnRows(JsonRows):
 
     def finish(self) -> tuple[str, ...]:
         return self._recorded.finish()
+
+    def _again(self, row: dict[str, object]) -> None:
+        """The files of a rotated recording, one behind the other, are a recording: their headers are equal."""
+        if not self.torn_end_is_known:
+            self.builder.bad("schema_version", "stands in the first line only, recordings apart", row["schema_version"])
+        if row != self._header:
+            self.builder.bad("schema_version", "begins a recording of another kind; read it by itself", row)
 
     def _unknown(self, row: dict[str, object]) -> None:
         field = sorted(self.unread)[0]
