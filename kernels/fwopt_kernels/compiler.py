@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fwopt_kernels.contract import Architecture, Launch
 
@@ -32,7 +33,17 @@ class Resources:
 
 
 def compile_launch(launch: Launch, architecture: Architecture) -> Resources:
-    """Triton 3.6 to 3.9: an `ASTSource`, a `GPUTarget`, the cubin read with the bundled cuobjdump."""
+    """Compile, and read the cubin with the bundled cuobjdump."""
+    started = time.perf_counter()
+    compiled = compiled_kernel(launch, architecture)
+    elapsed = time.perf_counter() - started
+    registers, stack = _usage(compiled.asm["cubin"])
+    threads = 32 * compiled.metadata.num_warps
+    return Resources(launch.label, compiled.metadata.shared, registers, stack, threads, round(elapsed, 3))
+
+
+def compiled_kernel(launch: Launch, architecture: Architecture) -> Any:
+    """Triton 3.6 to 3.9: its compiled kernel, with `asm` and `metadata`, of an `ASTSource` for a `GPUTarget`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -41,16 +52,11 @@ def compile_launch(launch: Launch, architecture: Architecture) -> Resources:
     signature = {name: launch.signature.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in launch.constants.items()}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in launch.aligned}
-    started = time.perf_counter()
-    compiled = triton.compile(
+    return triton.compile(
         ASTSource(launch.kernel, signature, constants, attributes),
         target=GPUTarget("cuda", architecture.capability, 32),
         options=dict(launch.options),
     )
-    elapsed = time.perf_counter() - started
-    registers, stack = _usage(compiled.asm["cubin"])
-    threads = 32 * compiled.metadata.num_warps
-    return Resources(launch.label, compiled.metadata.shared, registers, stack, threads, round(elapsed, 3))
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_WARPS, NUM_STAGES = "num_warps", "num_stages"
-"""The two axes that every space has besides its kernel's own constants."""
+"""The two axes that a space may have besides its kernel's own constants."""
 
 
 @dataclass(frozen=True, order=True)
@@ -51,6 +51,8 @@ class Space:
     """The variants of an operator in one format: the product of the axes where `allowed` holds."""
 
     axes: Mapping[str, tuple[int, ...]]
+    """Without `NUM_STAGES`, one stage: Triton pipelines only loops that feed a matrix product, and compiles others to
+    the same PTX whatever the number."""
     default: Variant
     allowed: Callable[[Variant], bool] = _everything
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, variant
+from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, variant
 from fwopt_kernels.rounding import through_bf16, to_bf16, to_fp8
 
 _TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv"}
@@ -116,7 +116,7 @@ def rope_cache(
 
 
 SPACE = Space(
-    {"HEADS": (1, 2, 4, 8, 16, 32), NUM_WARPS: (1, 2, 4, 8), NUM_STAGES: (1,)},
+    {"HEADS": (1, 2, 4, 8, 16, 32), NUM_WARPS: (1, 2, 4, 8)},
     default=variant(2, 1, HEADS=8),
     allowed=lambda v: 2 <= v["HEADS"] * 64 // (32 * v.num_warps) <= 32,  # values a thread of half a head's 128
 )

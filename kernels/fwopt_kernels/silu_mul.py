@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, variant
+from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, variant
 from fwopt_kernels.rounding import quantize, row_scale, through_bf16, to_bf16
 from fwopt_kernels.row_formats import ROW_FORMATS, TRITON_TYPES, Rows
 
@@ -91,9 +91,8 @@ def _allowed(v: Variant) -> bool:
     return 8 <= v["BLOCK"] // (32 * v.num_warps) <= 32
 
 
-# No loop here feeds a matrix product, so Triton pipelines none: stages other than 1 compile to the same PTX.
 SPACE = Space(
-    {"BLOCK": (1024, 2048, 4096, 8192, 16384), NUM_WARPS: (1, 2, 4, 8, 16, 32), NUM_STAGES: (1,)},
+    {"BLOCK": (1024, 2048, 4096, 8192, 16384), NUM_WARPS: (1, 2, 4, 8, 16, 32)},
     default=variant(8, 1, BLOCK=4096),
     allowed=_allowed,
 )

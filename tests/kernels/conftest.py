@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -33,6 +35,13 @@ def interpreted() -> Iterator[Differences]:
             return pool.submit(differences, *arguments, **options).result()
 
         yield run
+
+
+def run_apart(code: str, *, interpret: bool) -> None:
+    """Run `code` in a process where kernels are interpreted, or compiled, whatever this one does."""
+    environment = {**os.environ, "TRITON_INTERPRET": str(int(interpret))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

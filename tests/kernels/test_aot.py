@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,8 @@ from fwopt_kernels.aot import Job, Outcome, compile_all, judge
 from fwopt_kernels.compiler import Resources
 from fwopt_kernels.contract import ARCHITECTURES, NUM_STAGES, NUM_WARPS, Space, variant
 from fwopt_kernels.registry import OPERATORS, load
+
+from .conftest import run_apart
 
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
@@ -90,27 +91,19 @@ def test_rows_are_read_sixteen_bytes_at_a_time() -> None:
     Only the rotary table, one row a token, is read by single elements: cosines and sines, for queries and for keys.
     """
     code = (
-        "import triton\n"
-        "from triton.backends.compiler import GPUTarget\n"
-        "from triton.compiler import ASTSource\n"
+        "from fwopt_kernels.compiler import compiled_kernel\n"
+        "from fwopt_kernels.contract import ARCHITECTURES\n"
         "from fwopt_kernels.registry import OPERATORS, load\n"
         "for target in OPERATORS.values():\n"
         "    op = load(target)\n"
         "    for one in op.launches('bf16', op.space('bf16').default):\n"
-        "        names = one.kernel.arg_names\n"
-        "        signature = {n: one.signature.get(n, 'constexpr') for n in names}\n"
-        "        constants = {(names.index(n),): v for n, v in one.constants.items()}\n"
-        "        aligned = {(names.index(n),): [['tt.divisibility', 16]] for n in one.aligned}\n"
-        "        source = ASTSource(one.kernel, signature, constants, aligned)\n"
-        "        ptx = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(one.options)).asm['ptx']\n"
+        "        ptx = compiled_kernel(one, ARCHITECTURES['sm_90']).asm['ptx']\n"
         "        assert 'ld.global.v4.b32' in ptx and 'st.global.v4.b32' in ptx, (target, one.label)\n"
         "        single = sum('ld.global' in line and '.b16' in line for line in ptx.splitlines())\n"
-        "        table = 4 if 'table' in names else 0\n"
+        "        table = 4 if 'table' in one.kernel.arg_names else 0\n"
         "        assert single <= table, (target, one.label, single)\n"
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_apart(code, interpret=False)
 
 
 def test_a_space_has_its_default_first_and_only_what_is_allowed() -> None:

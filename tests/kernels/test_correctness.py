@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +12,8 @@ import torch
 from fwopt_kernels.contract import Expected, Variant, variant
 from fwopt_kernels.correctness import differences
 from fwopt_kernels.registry import OPERATORS, load
+
+from .conftest import run_apart
 
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
@@ -115,9 +114,7 @@ def test_rows_more_than_two_to_the_31_elements_apart() -> None:
         "want = SILU_MUL.reference(case)['out']\n"
         "assert ((case.results()['out'] - want.values).abs() <= want.atol + want.rtol * want.values.abs()).all()\n"
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_apart(code, interpret=True)
 
 
 def test_layouts_that_a_kernel_cannot_read_are_refused() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fwopt.cli.counting import counting
 from fwopt.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,16 +86,14 @@ def _jobs(arch: str, names: list[str] | None, sample: int | None) -> tuple[list[
 
 
 def _compiled(jobs: list[Job]) -> dict[Job, Outcome]:
-    """Outcomes by job; a line on stderr now and then."""
+    """Outcomes by job."""
     from fwopt_kernels.aot import compile_all
 
     outcomes: dict[Job, Outcome] = {}
-    last_s = time.monotonic()
-    for outcome in compile_all(jobs):
-        outcomes[outcome.job] = outcome
-        if time.monotonic() - last_s > 2:
-            last_s = time.monotonic()
-            print(f"fwopt: {len(outcomes)} of {len(jobs)} variants compiled", file=sys.stderr, flush=True)
+    with counting() as tell:
+        for outcome in compile_all(jobs):
+            outcomes[outcome.job] = outcome
+            tell("compiling variants", len(outcomes), len(jobs))
     return outcomes
 
 

@@ -29,8 +29,8 @@ class Plan:
     """(decodes, blocks) of each decoding sequence, padded with its first block."""
     chunks: tuple[tuple[int, int, Integers], ...]
     """(tokens before it, length, blocks) of each prompt chunk."""
-    groups: tuple[tuple[int, int], ...] = ()
-    """(decodes, blocks) of runs of decodes that attend together, none longer than so many blocks; empty: all in one."""
+    groups: tuple[tuple[int, int], ...]
+    """(decodes, blocks) of runs of decodes that attend together, none longer than so many blocks."""
 
 
 def make_plan(step: Scheduled, block_size: int, group_blocks: int | None = None) -> Plan:
@@ -62,15 +62,18 @@ def make_plan(step: Scheduled, block_size: int, group_blocks: int | None = None)
         if chunk.samples:
             sampled.append(end - 1)
         begin = end
-    groups = () if group_blocks is None else tuple(decode_groups(lengths[order], group_blocks))
+    groups = tuple(decode_groups(lengths[order], group_blocks))
     return Plan(tokens, positions, slots, np.asarray(sampled, dtype=np.int64), decodes, table, tuple(chunks), groups)
 
 
-def decode_groups(lengths: Integers, cost: int) -> list[tuple[int, int]]:
-    """(sequences, longest) of runs of ascending `lengths`, split wherever that spares more than `cost` of padding."""
+def decode_groups(lengths: Integers, cost: int | None) -> list[tuple[int, int]]:
+    """(sequences, longest) of runs of ascending `lengths`, split wherever that spares more than `cost` of padding.
+    None: never split, and in any order."""
     n = len(lengths)
     if n == 0:
         return []
+    if cost is None:
+        return [(n, int(lengths.max()))]
     shorter = np.arange(1, n)
     spared = shorter * (lengths[-1] - lengths[:-1])
     if n == 1 or spared.max() <= cost:
@@ -158,7 +161,7 @@ def make_batch(
     positions = put(plan.positions)
     batch = Batch(put(plan.tokens), positions, put(plan.slots), put(plan.sampled))
     begin = 0
-    for count, blocks in plan.groups or (plan.table.shape,) * (plan.decodes > 0):
+    for count, blocks in plan.groups:
         rows = slice(begin, begin + count)
         begin += count
         table = put(plan.table[rows, :blocks])

@@ -100,7 +100,7 @@ class Runner:
         self.allocate(blocks)
         order = np.arange(tokens)
         none = np.empty((0, 0), dtype=np.int64)
-        self.run(Plan(order % 7, order, order, order[-1:], 0, none, ((0, tokens, np.arange(blocks)),)))
+        self.run(Plan(order % 7, order, order, order[-1:], 0, none, ((0, tokens, np.arange(blocks)),), ()))
         self.caches = []
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -129,4 +129,4 @@ def _event_pair() -> tuple[Any, Any]:
 def decode_plan(size: int) -> Plan:
     """`size` decodes of a first token, which touch no block but the first."""
     zeros = np.zeros(size, dtype=np.int64)
-    return Plan(zeros, zeros, zeros, np.arange(size), size, np.zeros((size, 1), dtype=np.int64), ())
+    return Plan(zeros, zeros, zeros, np.arange(size), size, np.zeros((size, 1), dtype=np.int64), (), ((size, 1),))
