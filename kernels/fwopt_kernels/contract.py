@@ -87,6 +87,16 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Work:
+    """The least that one call moves and computes: what a floor for its time is computed from."""
+
+    bytes: int
+    """Inputs read and outputs written, each once."""
+    flops: int
+    """Arithmetic of matrix products; zero where only memory counts."""
+
+
+@dataclass(frozen=True)
 class Expected:
     """A float64 result and how far an output may lie from it: `atol + rtol * |values|`, element by element."""
 
@@ -117,6 +127,8 @@ class Operator(Protocol[C]):
     def space(self, format: str) -> Space: ...
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]: ...
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work: ...
 
     def case(self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu") -> C:
         """Random inputs. `padding` elements lie between rows: the inputs are strided."""

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
-from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, variant
+from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import quantize, row_scale, through_bf16, to_bf16
 from fwopt_kernels.row_formats import ROW_FORMATS, TRITON_TYPES, Rows
 
@@ -162,6 +162,11 @@ class RmsNorm:
         constants = {"FORMAT": format, "BLOCK": variant["BLOCK"]}
         both = ((_row_in_registers, "row in registers"), (_row_in_blocks, "row in blocks"))
         return tuple(Launch(kernel, signature, constants, aligned, variant.options, label) for kernel, label in both)
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work:
+        """The residual is read and written."""
+        rows, columns = (shape[name] for name in self.dimensions)
+        return Work(2 * (3 * rows + 1) * columns + row_formats.row_bytes(format, rows, columns), 0)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"

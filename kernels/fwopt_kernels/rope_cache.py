@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, variant
+from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import through_bf16, to_bf16, to_fp8
 
 _TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv"}
@@ -175,6 +175,14 @@ class RopeCache:
         aligned = tuple(n for n in (*pointers, *strides) if n not in ("query_heads", "kv_heads"))
         signature = {**pointers, **strides}
         return (Launch(_rope_cache, signature, constants, aligned, variant.options),)
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work:
+        """Queries and keys are read and written in place, their rotated part alone; the cache is only written."""
+        tokens, heads, kv_heads, dim, rotary, _ = (shape[name] for name in self.dimensions)
+        rotated = 2 * 2 * (heads + kv_heads) * rotary
+        cached = kv_heads * dim * (2 if format == "bf16" else 1) * 2
+        passed = 2 * kv_heads * (2 * dim - rotary)
+        return Work(tokens * (rotated + passed + cached + 2 * rotary + 16), 0)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"

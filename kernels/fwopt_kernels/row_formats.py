@@ -40,6 +40,11 @@ class Rows:
         return {"out": values * scale, "scale": scale}
 
 
+def row_bytes(format: str, rows: int, columns: int) -> int:
+    """Size of `rows` in the format, with their scales."""
+    return rows * (2 * columns if format == "bf16" else columns + 4)
+
+
 def require_packed(**tensors: Tensor) -> None:
     """Kernels step through the last dimension by one element; rows may lie apart."""
     for name, tensor in tensors.items():

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
-from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, variant
+from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import quantize, row_scale, through_bf16, to_bf16
 from fwopt_kernels.row_formats import ROW_FORMATS, TRITON_TYPES, Rows
 
@@ -128,6 +128,10 @@ class SiluMul:
         return tuple(
             Launch(kernel, signature, constants, tuple(signature), variant.options, label) for kernel, label in kernels
         )
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work:
+        rows, columns = (shape[name] for name in self.dimensions)
+        return Work(4 * rows * columns + row_formats.row_bytes(format, rows, columns), 0)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"

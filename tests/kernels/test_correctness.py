@@ -150,3 +150,18 @@ class _Changed:
 
     def reference(self, case: Any) -> dict[str, Expected]:
         return self._operator.reference(case)
+
+
+def test_the_least_bytes_are_those_of_the_buffers() -> None:
+    """Of a whole case, with nothing read twice: its tensors' sizes, the residual counted for reading and writing."""
+    shape = {"rows": 64, "columns": 256}
+    for format in ("bf16", "fp8-row", "int8-row"):
+        norm = load(OPERATORS["rms_norm"])
+        case = norm.case(format, shape, 0)
+        tensors = [case.x, case.residual, case.residual, case.weight, case.out.values, case.out.scale]
+        assert norm.work(format, shape).bytes == sum(t.nbytes for t in tensors if t is not None)
+        silu = load(OPERATORS["silu_mul"])
+        made = silu.case(format, shape, 0)
+        assert silu.work(format, shape).bytes == sum(
+            t.nbytes for t in (made.x, made.out.values, made.out.scale) if t is not None
+        )
