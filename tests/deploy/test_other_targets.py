@@ -47,6 +47,12 @@ def test_every_llamacpp_slot_has_the_whole_context(make_plan, tmp_path):
     assert found["LLAMA_ARG_UBATCH"] == "256"
 
 
+def test_llamacpp_slots_share_one_pool_so_that_any_of_them_decode_together(make_plan, tmp_path):
+    """A cache per slot computes only neighbouring slots in one go."""
+    write(make_plan(LLAMA["plain"]), tmp_path, "llamacpp")
+    assert assignments(tmp_path / "llamacpp" / "llama-server.env")["LLAMA_ARG_KV_UNIFIED"] == "true"
+
+
 def test_on_a_processor_nothing_is_put_on_a_gpu(make_plan, cpu):
     text = render(make_plan(LLAMA["plain"], device=cpu), "llamacpp")["llama-server.env"]
     assert "LLAMA_ARG_DEVICE=none" in text

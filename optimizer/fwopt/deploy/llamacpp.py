@@ -65,9 +65,9 @@ def settings(plan: Plan, candidate: Candidate, model: str) -> dict[str, Setting]
         "MODEL": str(_folder(model) / file_name(model, weights)),
         "ALIAS": base_name(model),
         "N_PARALLEL": b.max_num_seqs,
-        # the context of all slots together; apart, so that no slot's attention passes over the others' cells
+        # one pool for all slots: apart, slots that are not neighbours decode one after the other (docs/deploy.md)
         "CTX_SIZE": b.max_num_seqs * longest,
-        "KV_UNIFIED": False,
+        "KV_UNIFIED": True,
         "KV_UNIFIED_PER_SLOT": longest,
         "BATCH": b.max_num_batched_tokens,
         "UBATCH": min(MICROBATCH_TOKENS, b.max_num_batched_tokens),
