@@ -51,7 +51,8 @@ class KernelStep:
         ]
 
     def store(self, qkv: Tensor, heads: int, cache: Tensor) -> None:
-        query, key, value = qkv.split([heads, cache.shape[3], cache.shape[3]], 1)
+        values = heads + cache.shape[3]
+        query, key, value = qkv[:, :heads], qkv[:, heads:values], qkv[:, values:]
         rope_cache(query, key, value, cache, self._batch.slots, self._batch.positions, self._table, self._scales)
 
     def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
