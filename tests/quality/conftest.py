@@ -90,10 +90,9 @@ def make_windows() -> Callable[..., Windows]:
     def make(count: int = 8, window: int = 48, seed: int = 0) -> Windows:
         generator = np.random.default_rng(seed)
         documents = [
-            Document(label, generator.integers(3, VOCABULARY, window * count // 2).tolist()) for label in ("prose", "code")
+            Document(label, generator.integers(3, VOCABULARY, window * count // 2).tolist())
+            for label in ("prose", "code")
         ]
-        return cut(
-            documents, prefix=(), window=window, max_tokens=count * window, seed=0, vocabulary=VOCABULARY
-        )
+        return cut(documents, prefix=(), window=window, max_tokens=count * window, seed=0, vocabulary=VOCABULARY)
 
     return make

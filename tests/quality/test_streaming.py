@@ -91,5 +91,5 @@ def test_a_missing_shard_is_named(model_folder, tmp_path):
 def test_an_unsupported_family_is_refused_by_name(tmp_path):
     config = transformers.MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1)
     transformers.MambaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(FwoptError, match="model family.*'mamba'"):
+    with pytest.raises(FwoptError, match=r"model family.*'mamba'"):
         StreamedModel(tmp_path, torch.float32)

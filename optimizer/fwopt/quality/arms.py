@@ -75,6 +75,8 @@ class Rounded(TorchFunctionMode):
         """`weights`: by address of the storage they take the place of."""
         super().__init__()
         self._weights, self._activations = weights, activations
+        self._last: tuple[Tensor, Tensor] | None = None
+        """What came in and its rounding: queries, keys and values read the same."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _PRODUCTS and len(args) >= 2 and isinstance(args[1], Tensor):
@@ -84,15 +86,19 @@ class Rounded(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _product(self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self._activations is not None:
-            x, dtype = round_activations(x, self._activations), x.dtype
-        else:
-            dtype = x.dtype
-        x = x.to(weight.dtype)
+        dtype = x.dtype
+        x = self._activated(x).to(weight.dtype)
         out: Tensor = F.linear(x, weight) if func.__name__ == "linear" else torch.matmul(x, weight)
         if bias is not None:
             out = out + bias.to(out.dtype)
         return out.to(dtype)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if self._activations is None:
+            return x
+        if self._last is None or self._last[0] is not x:
+            self._last = x, round_activations(x, self._activations)
+        return self._last[1]
 
 
 def _same_part(whole: Tensor, view: Tensor) -> Tensor:
@@ -162,4 +168,3 @@ def _shared_scales(found: list[tuple[str, Tensor]], fields: dict[str, Any], stor
                 scale = torch.stack([scales(by_name[name].to(stored), fields) for name in names]).amax(dim=0)
                 shared |= dict.fromkeys(names, scale)
     return shared
-

@@ -15,8 +15,8 @@ from fwopt.quality.states import States
 from fwopt.quality.walk import Tell
 from fwopt.quality.windows import Windows
 
-CHUNK_TOKENS = 256
-"""Logits of the reference and of one arm are held for so many tokens at a time."""
+CHUNK_LOGITS = 6_000_000
+"""Logits of each side held at a time: 24 MB, below the size from which an allocator asks the system every time."""
 TOP = 5
 
 Floats = NDArray[np.float64]
@@ -61,17 +61,20 @@ def compare(
     hidden = {name: states.read(name, last) for name in (reference, *arms)}
     rows: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in arms}
     surprises: list[Tensor] = []
-    for at in range(0, len(before), CHUNK_TOKENS):
+    chunk = max(1, CHUNK_LOGITS // model.config.vocab_size)
+    for at in range(0, len(before), chunk):
         tell("distributions", at, len(before))
-        here = torch.from_numpy(before[at : at + CHUNK_TOKENS])
-        targets = torch.from_numpy(windows.tokens[before[at : at + CHUNK_TOKENS] + 1])
+        here = torch.from_numpy(before[at : at + chunk])
+        targets = torch.from_numpy(windows.tokens[before[at : at + chunk] + 1])
         truth = torch.log_softmax(model.logits(hidden[reference][here]), dim=-1)
         likeliest = truth.topk(TOP).indices
         surprises.append(-truth.gather(1, targets[:, None])[:, 0])
         for name in arms:
             other = torch.log_softmax(model.logits(hidden[name][here]), dim=-1)
             rows[name].append(_row(truth, likeliest, other, targets))
-    found = {name: PerToken(*(_numpy(list(column)) for column in zip(*parts, strict=True))) for name, parts in rows.items()}
+    found = {
+        name: PerToken(*(_numpy(list(column)) for column in zip(*parts, strict=True))) for name, parts in rows.items()
+    }
     return found, _numpy(surprises)
 
 

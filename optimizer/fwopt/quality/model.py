@@ -34,13 +34,13 @@ class StreamedModel:
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.folder, self.dtype = folder, dtype
         self._shards = Shards(folder)
         config = transformers.AutoConfig.from_pretrained(folder)
         _check(config, folder)
         with torch.device("meta"):
-            self._whole: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            self._whole: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
         self._whole.eval().requires_grad_(False)
         self.config = config
         self._decoder = self._whole.get_decoder()
@@ -80,7 +80,8 @@ class StreamedModel:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
-        loading = LoadStateDictConfig(dtype=self.dtype, weight_mapping=get_model_conversion_mapping(self._whole))
+        mapping: Any = get_model_conversion_mapping(self._whole)
+        loading = LoadStateDictConfig(dtype=self.dtype, weight_mapping=mapping)
         with self._shards.slices(names) as slices:
             report, _ = convert_and_load_state_dict_in_model(self._whole, slices, loading)
         if report.mismatched_keys:
@@ -206,9 +207,7 @@ def _check(config: Any, folder: Path) -> None:
         )
     if getattr(config, "quantization_config", None) is not None:
         method = config.quantization_config.get("quant_method", "an unknown method")
-        raise InputError(
-            f"{folder}: is quantized already ({method}); the reference must be the unquantized model"
-        )
+        raise InputError(f"{folder}: is quantized already ({method}); the reference must be the unquantized model")
 
 
 def _real_buffers(model: Any) -> None:
@@ -217,4 +216,3 @@ def _real_buffers(model: Any) -> None:
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             module.to_empty(device="cpu", recurse=False)
             model._init_weights(module)
-

@@ -44,12 +44,13 @@ def extremes(weight: Tensor, fields: dict[str, Any]) -> tuple[Tensor, Tensor]:
         case "channel":
             return weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
         case "group":
-            groups = weight.unflatten(1, (-1, fields["group_size"]))
+            groups = weight.reshape(len(weight), -1, fields["group_size"])
             return groups.amin(dim=2), groups.amax(dim=2)
         case "block":
             rows, columns = fields["block_structure"]
             padding = (0, -weight.shape[1] % columns, 0, -weight.shape[0] % rows)
-            blocks = torch.nn.functional.pad(weight, padding).unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+            padded = torch.nn.functional.pad(weight, padding)
+            blocks = padded.reshape(padded.shape[0] // rows, rows, padded.shape[1] // columns, columns)
             return blocks.amin(dim=(1, 3)), blocks.amax(dim=(1, 3))
     raise AssertionError(fields)
 
@@ -71,7 +72,8 @@ def round_weight(weight: Tensor, fields: dict[str, Any], scale: Tensor | None = 
     zero = torch.zeros_like(scale)
     levels = quantize(weight, scale, zero, args)
     if fields["strategy"] in ("tensor", "channel"):
-        return levels.float() * scale.float()
+        product: Tensor = levels.float() * scale.float()
+        return product
     found: Tensor = dequantize(levels.float(), scale.float(), args=args, dtype=torch.float32)
     return found
 

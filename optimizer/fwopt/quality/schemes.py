@@ -33,8 +33,13 @@ _INT8: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True}
 _INT4: dict[str, Any] = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}
 _BY_TOKEN: dict[str, Any] = {"strategy": "token", "dynamic": True}
 _MXFP4: dict[str, Any] = {
-    "num_bits": 4, "type": "float", "symmetric": True, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8",
-}  # fmt: skip
+    "num_bits": 4,
+    "type": "float",
+    "symmetric": True,
+    "strategy": "group",
+    "group_size": 32,
+    "scale_dtype": "torch.uint8",
+}
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme

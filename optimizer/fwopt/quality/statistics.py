@@ -27,7 +27,8 @@ class Bootstrap:
     def mean(self, values: NDArray[np.float64], window: NDArray[np.int64]) -> Estimate:
         """`window`: which one each value belongs to."""
         _, block = np.unique(window, return_inverse=True)
-        sums, counts = np.bincount(block, values), np.bincount(block)
+        sums: NDArray[np.float64] = np.bincount(block, values).astype(np.float64)
+        counts: NDArray[np.int64] = np.bincount(block).astype(np.int64)
         blocks = len(sums)
         value = float(sums.sum() / counts.sum())
         if blocks < _LEAST_BLOCKS:

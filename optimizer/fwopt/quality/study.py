@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ def run(request: Request, tell: Tell) -> tuple[QualityResults, Path]:
     """(figures, the file that holds them)."""
     study = _open(request, tell)
     known = study.folder.results()
-    seen = {item.name for item in (*known.arms, *known.left_out)} if known else set()
+    seen = {arm.name for arm in known.arms} | {item.name for item in known.left_out} if known else set()
     if known is not None and request.strict:
         _refuse(known.left_out, request.schemes)
     missing = [scheme for scheme in request.schemes if scheme.name not in seen]
@@ -187,7 +186,9 @@ def read_windows(request: Request, vocabulary: int, tell: Tell) -> Windows:
 
     tell("reading text", 0, 0)
     reader = text.Reader(request.folder)
-    documents = [reader.file(path, label) for path, label in zip(request.files, text.labels(request.files), strict=True)]
+    documents = [
+        reader.file(path, label) for path, label in zip(request.files, text.labels(request.files), strict=True)
+    ]
     for path, label in zip(request.traces, text.labels(request.traces), strict=True):
         documents += reader.trace(path, label)
     settings = request.settings

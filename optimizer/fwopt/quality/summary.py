@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -73,7 +74,7 @@ class Summary:
 
     def _positions(self) -> dict[str, NDArray[np.bool_]]:
         position, found = self.places.position, {}
-        for low, high in zip(_EDGES, _EDGES[1:], strict=False):
+        for low, high in pairwise(_EDGES):
             where = (position >= low) & (position < high)
             if where.any():
                 found[f"{low}-{high - 1}"] = where
