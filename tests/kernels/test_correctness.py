@@ -28,6 +28,12 @@ ROWS: list[dict[str, int]] = [
 SHAPES: dict[str, list[dict[str, int]]] = {
     "rms_norm": ROWS,
     "silu_mul": ROWS,
+    "w4a16": [
+        {"m": 5, "n": 72, "k": 384},
+        {"m": 17, "n": 33, "k": 256},
+        {"m": 1, "n": 130, "k": 128},
+        {"m": 0, "n": 8, "k": 128},
+    ],
     "rope_cache": [
         HEADS,
         {**HEADS, "tokens": 33, "heads": 9, "kv_heads": 1},
@@ -40,6 +46,7 @@ VARIANTS: dict[str, Variant] = {
     "rms_norm": variant(4, 1, BLOCK=1024),
     "silu_mul": variant(2, 1, BLOCK=1024),
     "rope_cache": variant(1, 1, HEADS=2),
+    "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
 }
 CASES = [
     pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")
