@@ -66,7 +66,7 @@ def pack(codes: Tensor, scale: Tensor, zeros: Tensor | None) -> StoredW4:
 
 def _eights(codes: Tensor) -> Tensor:
     """(rows, columns) in 0..15 -> (rows, columns / 8) int32, the first in the lowest bits; rows are filled with 0."""
-    filled = F.pad(codes.to(torch.int64), (0, -codes.shape[1] % 8)).unflatten(1, (-1, 8))
+    filled = F.pad(codes.to(torch.int64), (0, -codes.shape[1] % 8)).view(codes.shape[0], -1, 8)
     words = (filled << (4 * torch.arange(8, device=codes.device))).sum(-1)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
 

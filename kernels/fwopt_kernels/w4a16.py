@@ -34,7 +34,7 @@ def _w4a16(
 
     EVEN: K is a multiple of BLOCK_K. LATE_SCALE: scales multiply a block's sums instead of its weights.
     """
-    GROUPS: tl.constexpr = BLOCK_K // GROUP if 0 < GROUP < BLOCK_K else 1  # noqa: N806
+    GROUPS: tl.constexpr = BLOCK_K // GROUP if GROUP > 0 and GROUP < BLOCK_K else 1  # noqa: N806
     m_block, n_block = tiling.place(tl.program_id(0), rows, columns, BLOCK_M, BLOCK_N, GROUP_M)
     first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
     m = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -205,10 +205,7 @@ class W4A16:
         codes = torch.randint(0, 16, (n, k), generator=random)
         zeros = torch.randint(0, 16, (n, groups), generator=random) if format.endswith("-zero") else None
         scale = (0.01 * torch.rand(n, groups, generator=random) + 0.005).to(torch.bfloat16)
-        stored = w4_format.pack(codes, scale, zeros)
-        stored = StoredW4(
-            *(None if t is None else t.to(device) for t in (stored.packed, stored.scale, stored.zero_point))
-        )
+        stored = w4_format.pack(codes.to(device), scale.to(device), None if zeros is None else zeros.to(device))
         return W4Case(x, stored, w4_format.repack(stored), row_formats.poisoned("bf16", m, n, device).values)
 
     def reference(self, case: W4Case) -> dict[str, Expected]:

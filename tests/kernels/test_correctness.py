@@ -34,6 +34,12 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {"m": 1, "n": 130, "k": 128},
         {"m": 0, "n": 8, "k": 128},
     ],
+    "fp8_gemm": [
+        {"m": 5, "n": 130, "k": 400},
+        {"m": 70, "n": 33, "k": 256},
+        {"m": 1, "n": 256, "k": 16},
+        {"m": 0, "n": 8, "k": 128},
+    ],
     "rope_cache": [
         HEADS,
         {**HEADS, "tokens": 33, "heads": 9, "kv_heads": 1},
@@ -47,6 +53,7 @@ VARIANTS: dict[str, Variant] = {
     "silu_mul": variant(2, 1, BLOCK=1024),
     "rope_cache": variant(1, 1, HEADS=2),
     "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
+    "fp8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0),
 }
 CASES = [
     pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")

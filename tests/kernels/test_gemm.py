@@ -15,6 +15,7 @@ from .conftest import run_apart
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
 W4 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
+FP8 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, SPLIT_K=1, GROUP_M=1, SWAP_AB=1)
 
 
 def changed(one: Variant, **constants: int) -> Variant:
@@ -67,24 +68,55 @@ def test_edges_of_k_of_w4a16(format: str, k: int, constants: dict[str, int], int
 
 INDEPENDENT = """
 import torch
-from fwopt_kernels.contract import variant
+from fwopt_kernels.contract import Variant
 from fwopt_kernels.registry import OPERATORS, load
 op, format, variant = load(OPERATORS[{name!r}]), {format!r}, {variant!r}
 case = op.case(format, {{"m": 20, "n": 48, "k": 256}}, 3)
 op.run(case, variant)
 before = case.out.clone()
-case.x[:7], case.x[8:] = float("nan"), 3.0
+x = case.x if isinstance(case.x, torch.Tensor) else case.x.values
+x[:7], x[8:] = float("nan"), 3.0
 op.run(case, variant)
 assert torch.equal(case.out[7], before[7]) and bool(before.isfinite().all())
-assert bool(case.out[0].isnan().all()) and not torch.equal(case.out[9], before[9])
+assert bool(case.out[9].isfinite().all()) and not any(torch.equal(case.out[i], before[i]) for i in (0, 9))
 """
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_row_does_not_depend_on_the_others(parts: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "format", "chosen"),
+    [
+        ("w4a16", "g128", W4),
+        ("w4a16", "g128", changed(W4, SPLIT_K=2, LATE_SCALE=1)),
+        ("fp8_gemm", "fp8-row", changed(FP8, SPLIT_K=2)),
+        ("fp8_gemm", "fp8-block", changed(FP8, SWAP_AB=0)),
+    ],
+)
+def test_a_row_does_not_depend_on_the_others(name: str, format: str, chosen: Variant) -> None:
     """For one variant, to the bit: other rows, NaN among them, change nothing."""
-    code = INDEPENDENT.format(name="w4a16", format="g128", variant=changed(W4, SPLIT_K=parts))
-    run_apart("from fwopt_kernels.contract import Variant\n" + code, interpret=True)
+    run_apart(INDEPENDENT.format(name=name, format=format, variant=chosen), interpret=True)
+
+
+@pytest.mark.parametrize("format", ["fp8-tensor", "fp8-row", "fp8-block"])
+@pytest.mark.parametrize(
+    ("k", "constants"), [(144, {"SPLIT_K": 4}), (640, {"SPLIT_K": 2, "BLOCK_M": 64, "SWAP_AB": 0, "GROUP_M": 8})]
+)
+def test_edges_of_k_of_fp8(format: str, k: int, constants: dict[str, int], interpreted: Any) -> None:
+    shape = {"m": 9, "n": 200, "k": k}
+    chosen = changed(FP8, **constants)
+    assert interpreted(OPERATORS["fp8_gemm"], format, shape, variant=chosen, seed=k, padding=16) == []
+
+
+def test_fp8_gemm_refuses_what_it_cannot_compute() -> None:
+    from fwopt_kernels.fp8_gemm import Scaled, fp8_gemm
+
+    case = load(OPERATORS["fp8_gemm"]).case("fp8-block", {"m": 2, "n": 130, "k": 144}, 0)
+    with pytest.raises(ValueError, match=r"fp8-row: x, weight and their scales must be .*\(2,\), \(130,\)\); got"):
+        fp8_gemm(case.x, case.weight, case.out, format="fp8-row")
+    narrow = [Scaled(one.values[:, :40], one.scale[:, :1]) for one in (case.x, case.weight)]
+    with pytest.raises(ValueError, match="K divisible by 16; got 40"):
+        fp8_gemm(narrow[0], narrow[1], case.out, format="fp8-block")
+    with pytest.raises(ValueError, match=r"x: scales must be packed float32, got torch\.float64"):
+        fp8_gemm(Scaled(case.x.values, case.x.scale.double()), case.weight, case.out, format="fp8-block")
 
 
 def test_w4a16_refuses_what_it_cannot_compute() -> None:
@@ -117,6 +149,14 @@ def test_the_least_bytes_of_w4a16_are_those_of_the_checkpoint() -> None:
         work = load(OPERATORS["w4a16"]).work(format, shape)
         assert work.bytes == sum(t.nbytes for t in tensors if t is not None)
         assert work.flops == 2 * 4 * 64 * 256
+
+
+def test_the_least_bytes_of_fp8_are_those_of_the_tensors() -> None:
+    for format in ("fp8-tensor", "fp8-row", "fp8-block"):
+        shape = {"m": 4, "n": 192, "k": 272}
+        case = load(OPERATORS["fp8_gemm"]).case(format, shape, 0)
+        tensors = [case.x.values, case.x.scale, case.weight.values, case.weight.scale, case.out]
+        assert load(OPERATORS["fp8_gemm"]).work(format, shape).bytes == sum(t.nbytes for t in tensors)
 
 
 def test_w4a16_reads_weights_by_sixteen_bytes_and_multiplies_with_wgmma() -> None:
