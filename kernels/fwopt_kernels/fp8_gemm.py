@@ -43,20 +43,24 @@ def _dot(a, b, sums):
 def _fp8_gemm(
     x, weight, x_scale, w_scale, out, rows, columns, inner, x_stride, w_stride, x_scale_stride, w_scale_stride,
     out_stride, part_stride, FORMAT: tl.constexpr, EVEN: tl.constexpr, SPLIT_K: tl.constexpr, SWAP_AB: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """One program BLOCK_M rows by BLOCK_N channels by its part of K.
 
     EVEN: K is a multiple of BLOCK_K. SWAP_AB: (W x^T)^T, for few rows: the matrix unit's first operand has 64 rows at
-    least, its second one may have 8.
+    least, its second one may have 8. TMA: Hopper's copy engine fetches whole tiles.
     """
     m_block, n_block = tiling.place(tl.program_id(0), rows, columns, BLOCK_M, BLOCK_N, GROUP_M)
     first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
     m, n = m_block * BLOCK_M + tl.arange(0, BLOCK_M), n_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    real, k = m < rows, tl.arange(0, BLOCK_K)
-    near = tl.where(n < columns, n, 0)
-    x += m.to(tl.int64)[:, None] * x_stride + k[None, :] + first * BLOCK_K
-    weight += near.to(tl.int64)[:, None] * w_stride + k[None, :] + first * BLOCK_K
+    real = m < rows
+    if TMA:
+        x_tiles = tl.make_tensor_descriptor(x, [rows, inner], [x_stride.to(tl.int64), 1], [BLOCK_M, BLOCK_K])
+        w_tiles = tl.make_tensor_descriptor(weight, [columns, inner], [w_stride.to(tl.int64), 1], [BLOCK_N, BLOCK_K])
+    else:
+        k = tl.arange(0, BLOCK_K)
+        x += m.to(tl.int64)[:, None] * x_stride + k[None, :] + first * BLOCK_K
+        weight += tl.where(n < columns, n, 0).to(tl.int64)[:, None] * w_stride + k[None, :] + first * BLOCK_K
     if FORMAT == "fp8-block":  # a scale a block of K; fetched a block ahead
         x_scale += m.to(tl.int64) * x_scale_stride
         w_scale += (n_block * BLOCK_N // 128).to(tl.int64) * w_scale_stride
@@ -65,7 +69,10 @@ def _fp8_gemm(
         next_w = tl.load(w_scale + tl.minimum(first, final))
     sums = tl.zeros([BLOCK_N, BLOCK_M] if SWAP_AB else [BLOCK_M, BLOCK_N], tl.float32)
     for block in range(first, last):
-        if EVEN:
+        if TMA:
+            some_x = x_tiles.load([m_block * BLOCK_M, block * BLOCK_K])
+            some_w = w_tiles.load([n_block * BLOCK_N, block * BLOCK_K])
+        elif EVEN:
             some_x = tl.load(x, mask=real[:, None], other=0.0)
             some_w = tl.load(weight)
         else:
@@ -84,8 +91,9 @@ def _fp8_gemm(
             sums = _dot(some_w, some_x, sums)
         else:
             sums = _dot(some_x, some_w, sums)
-        x += BLOCK_K
-        weight += BLOCK_K
+        if not TMA:
+            x += BLOCK_K
+            weight += BLOCK_K
     if SWAP_AB:
         sums = tl.trans(sums)
     if FORMAT == "fp8-tensor":
@@ -118,6 +126,8 @@ def fp8_gemm(x: Scaled, weight: Scaled, out: Tensor, *, format: str, variant: Va
         return
     chosen = variant or SPACES[format].default
     constants = {"BLOCK_K": SCALE_BLOCK, **dict(chosen.constants)}
+    if constants["TMA"]:
+        triton.set_allocator(_scratch)
     parts = chosen["SPLIT_K"]
     partial = out if parts == 1 else tiling.workspace(parts, out)
     grid = (triton.cdiv(rows, chosen["BLOCK_M"]) * triton.cdiv(columns, chosen["BLOCK_N"]), parts)
@@ -129,6 +139,11 @@ def fp8_gemm(x: Scaled, weight: Scaled, out: Tensor, *, format: str, variant: Va
     )  # fmt: skip
     if parts > 1:
         tiling.add(partial, out)
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Where a kernel builds its descriptors of tiles."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def _scale_shapes(format: str, rows: int, columns: int, inner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -148,6 +163,10 @@ def _require(x: Scaled, weight: Scaled, out: Tensor, format: str) -> None:
     if inner % MULTIPLE_K:
         raise ValueError(f"fp8_gemm needs K divisible by {MULTIPLE_K}; got {inner}")
     for name, one in (("x", x), ("weight", weight)):
+        if one.values.stride(0) % MULTIPLE_K or one.values.data_ptr() % MULTIPLE_K:
+            raise ValueError(
+                f"{name}: rows must begin at multiples of {MULTIPLE_K} bytes; they are {one.values.stride(0)} apart"
+            )
         if one.scale.dtype != torch.float32 or one.scale.stride(-1) != 1:
             raise ValueError(f"{name}: scales must be packed float32, got {one.scale.dtype} {one.scale.stride()}")
 
@@ -164,10 +183,11 @@ def _allowed(v: Variant) -> bool:
             sums <= (64 if by_block else 128) and (sums >= 64 or rows <= 64)
         )  # more spill, fewer starve the matrix unit
         and (depth == 128 or rows <= 32)  # a deeper block is for few rows, which wait for memory
-        and (v["SPLIT_K"] == 1 or rows <= 64)  # larger batches have blocks enough
-        and (v["GROUP_M"] == 1 or rows >= 64)  # a batch of one block of rows has no order
+        and v["SPLIT_K"] <= (8 if rows <= 32 else 4 if rows == 64 else 1)  # larger batches have blocks enough
+        and (v["GROUP_M"] == 1 or (rows >= 64 and v["SPLIT_K"] == 1))  # a batch of one block of rows has no order
+        and (v["TMA"] == 0 or rows == 128)  # tiles large enough for a copy engine
         and (v.num_stages >= 4 if rows <= 32 else v.num_stages <= 4)
-        and channels * depth * (v.num_stages - 1) <= 2**17  # bytes of weights on their way: enough by far
+        and (rows > 32 or channels * depth * (v.num_stages - 1) <= 2**16)  # weights on their way: enough by far
         and (rows + channels) * depth * v.num_stages <= 225_000  # bytes of shared memory
     )
 
@@ -176,9 +196,9 @@ def _space(format: str) -> Space:
     """In `fp8-block`, a block of K and one of channels have one scale."""
     axes = {
         "BLOCK_M": (8, 16, 32, 64, 128), "BLOCK_N": (64, 128, 256), "BLOCK_K": (128, 256), "SPLIT_K": (1, 2, 4, 8),
-        "GROUP_M": (1, 8), "SWAP_AB": (0, 1), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
+        "GROUP_M": (1, 8), "SWAP_AB": (0, 1), "TMA": (0, 1), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
     }  # fmt: skip
-    constants = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1, "SWAP_AB": 1}
+    constants = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1, "SWAP_AB": 1, "TMA": 0}
     if format == "fp8-block":
         axes["BLOCK_N"] = (64, 128)
         del axes["BLOCK_K"], constants["BLOCK_K"]

@@ -131,8 +131,8 @@ def _allowed(v: Variant) -> bool:
     return (
         channels in (16, 32)  # of a warp: a warpgroup's instruction has 64, and twice as many fit its registers
         and (v["BLOCK_K"] == 128 or (decode and channels == 16))  # a deeper block takes as many registers again
-        and (v["SPLIT_K"] == 1 or rows <= 64)  # larger batches have blocks enough
-        and (v["GROUP_M"] == 1 or rows >= 64)  # a batch of one block of rows has no order
+        and v["SPLIT_K"] <= (8 if decode else 4 if rows == 64 else 1)  # larger batches have blocks enough
+        and (v["GROUP_M"] == 1 or (rows >= 64 and v["SPLIT_K"] == 1))  # a batch of one block of rows has no order
         and (v.num_stages >= 4 if decode else v.num_stages <= 4)  # decoding waits for memory, prefill for the product
         and v["BLOCK_N"] * v["BLOCK_K"] // 2 * (v.num_stages - 1) <= 2**16  # bytes on their way: enough by far
         and not (rows == 128 and channels == 32 and v.num_warps == 4)  # spills: 64 bytes of stack a thread

@@ -15,7 +15,7 @@ from .conftest import run_apart
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
 W4 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
-FP8 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, SPLIT_K=1, GROUP_M=1, SWAP_AB=1)
+FP8 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, SPLIT_K=1, GROUP_M=1, SWAP_AB=1, TMA=0)
 
 
 def changed(one: Variant, **constants: int) -> Variant:
@@ -98,7 +98,12 @@ def test_a_row_does_not_depend_on_the_others(name: str, format: str, chosen: Var
 
 @pytest.mark.parametrize("format", ["fp8-tensor", "fp8-row", "fp8-block"])
 @pytest.mark.parametrize(
-    ("k", "constants"), [(144, {"SPLIT_K": 4}), (640, {"SPLIT_K": 2, "BLOCK_M": 64, "SWAP_AB": 0, "GROUP_M": 8})]
+    ("k", "constants"),
+    [
+        (144, {"SPLIT_K": 4}),
+        (640, {"SPLIT_K": 2, "BLOCK_M": 64, "SWAP_AB": 0, "GROUP_M": 8}),
+        (272, {"BLOCK_M": 128, "SWAP_AB": 0, "TMA": 1}),
+    ],
 )
 def test_edges_of_k_of_fp8(format: str, k: int, constants: dict[str, int], interpreted: Any) -> None:
     shape = {"m": 9, "n": 200, "k": k}
@@ -115,6 +120,9 @@ def test_fp8_gemm_refuses_what_it_cannot_compute() -> None:
     narrow = [Scaled(one.values[:, :40], one.scale[:, :1]) for one in (case.x, case.weight)]
     with pytest.raises(ValueError, match="K divisible by 16; got 40"):
         fp8_gemm(narrow[0], narrow[1], case.out, format="fp8-block")
+    apart = Scaled(torch.empty(2, 152).to(torch.float8_e4m3fn)[:, :144], case.x.scale)
+    with pytest.raises(ValueError, match="x: rows must begin at multiples of 16 bytes; they are 152 apart"):
+        fp8_gemm(apart, case.weight, case.out, format="fp8-block")
     with pytest.raises(ValueError, match=r"x: scales must be packed float32, got torch\.float64"):
         fp8_gemm(Scaled(case.x.values, case.x.scale.double()), case.weight, case.out, format="fp8-block")
 
