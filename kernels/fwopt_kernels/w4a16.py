@@ -41,10 +41,8 @@ def _w4a16(
     tile = n_block * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
     inside = tl.arange(0, BLOCK_K * 8)  # bytes of a block of K of 16 channels
     k = tl.arange(0, BLOCK_K)
-    two, four = (
-        n_block * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2),
-        n_block * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4),
-    )
+    two = n_block * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)  # words of scales, and of zero points
+    four = n_block * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
     has_two, has_four = two < n_tiles * 8, four < n_tiles * 4
     codes += tl.where(tile < n_tiles, tile, 0).to(tl.int64)[:, None] * tile_stride + inside[None, :]
     codes += first * (BLOCK_K * 8)
@@ -128,6 +126,7 @@ def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None
 def _allowed(v: Variant) -> bool:
     """What can win on Hopper."""
     rows, channels, decode = v["BLOCK_M"], v["BLOCK_N"] // v.num_warps, v["BLOCK_M"] <= 32
+    late = dict(v.constants).get("LATE_SCALE", 0)
     return (
         channels in (16, 32)  # of a warp: a warpgroup's instruction has 64, and twice as many fit its registers
         and (v["BLOCK_K"] == 128 or (decode and channels == 16))  # a deeper block takes as many registers again
@@ -136,9 +135,7 @@ def _allowed(v: Variant) -> bool:
         and (v.num_stages >= 4 if decode else v.num_stages <= 4)  # decoding waits for memory, prefill for the product
         and v["BLOCK_N"] * v["BLOCK_K"] // 2 * (v.num_stages - 1) <= 2**16  # bytes on their way: enough by far
         and not (rows == 128 and channels == 32 and v.num_warps == 4)  # spills: 64 bytes of stack a thread
-        and not (
-            dict(v.constants).get("LATE_SCALE") and (not decode or v["BLOCK_K"] > 128)
-        )  # its cost grows with the rows
+        and not (late and (not decode or v["BLOCK_K"] > 128))  # its cost grows with the rows
     )
 
 

@@ -185,3 +185,23 @@ def test_w4a16_reads_weights_by_sixteen_bytes_and_multiplies_with_wgmma() -> Non
         "    assert len(re.findall('prmt.b32', ptx)) == 32, format\n"
     )
     run_apart(code, interpret=False)
+
+
+def test_fp8_multiplies_with_wgmma_and_large_tiles_come_by_the_copy_engine() -> None:
+    code = (
+        "from fwopt_kernels.compiler import compiled_kernel\n"
+        "from fwopt_kernels.contract import ARCHITECTURES, variant\n"
+        "from fwopt_kernels.registry import OPERATORS, load\n"
+        "op = load(OPERATORS['fp8_gemm'])\n"
+        "large = dict(BLOCK_M=128, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=1)\n"
+        "for format in op.formats:\n"
+        "    depth = {} if format == 'fp8-block' else {'BLOCK_K': 128}\n"
+        "    tiles = variant(8, 4, **large, **depth)\n"
+        "    assert op.space(format).allowed(tiles), format\n"
+        "    for chosen in (op.space(format).default, tiles):\n"
+        "        ptx = compiled_kernel(op.launches(format, chosen)[0], ARCHITECTURES['sm_90']).asm['ptx']\n"
+        "        assert '.e4m3.e4m3' in ptx and 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
+        "        copy = 'cp.async.bulk.tensor' if chosen == tiles else 'cp.async.cg.shared.global'\n"
+        "        assert copy in ptx, (format, chosen.id)\n"
+    )
+    run_apart(code, interpret=False)
