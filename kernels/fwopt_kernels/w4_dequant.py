@@ -34,6 +34,12 @@ def _nibbles(q):
 
 
 @triton.jit
+def constant(VALUE: tl.constexpr):
+    """(1, 1) bfloat16; by way of float32, because Triton 3.6 interprets no bfloat16 constants."""
+    return tl.full([1, 1], VALUE, tl.float32).to(tl.bfloat16)
+
+
+@triton.jit
 def fma(a, b, c):
     """a * b + c, rounded to bfloat16 once: one instruction for two."""
     if INTERPRETED:

@@ -48,7 +48,7 @@ def _w4a16(
     codes += first * (BLOCK_K * 8)
     x += m.to(tl.int64)[:, None] * x_stride + k[None, :] + first * BLOCK_K
     real = (m < rows)[:, None]
-    shift = tl.full([1, 1], -136.0, tl.bfloat16)
+    shift = dequant.constant(-136.0)
     if ZERO and GROUP == 0:
         shift = dequant.minus_zeros(tl.load(zeros + four, mask=has_four, other=0)[None, :], 1, BLOCK_N)
     if LATE_SCALE:  # Triton fetches ahead only what a product reads, so these are fetched a block ahead by hand
@@ -67,7 +67,7 @@ def _w4a16(
             minus = dequant.spread(dequant.minus_zeros(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
         else:
             minus = shift
-        weights = dequant.fma(dequant.codes_of(q, BLOCK_N, BLOCK_K), tl.full([1, 1], 1.0, tl.bfloat16), minus)
+        weights = dequant.fma(dequant.codes_of(q, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
         if LATE_SCALE:
             scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
             ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
@@ -75,7 +75,7 @@ def _w4a16(
         elif GROUP > 0:
             packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
             scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
-            sums = _dot(dequant.fma(weights, scale, tl.full([1, 1], -0.0, tl.bfloat16)), some_x, sums)
+            sums = _dot(dequant.fma(weights, scale, dequant.constant(-0.0)), some_x, sums)
         else:
             sums = _dot(weights, some_x, sums)
         codes += BLOCK_K * 8
