@@ -96,6 +96,7 @@ def test_rows_are_read_sixteen_bytes_at_a_time() -> None:
         "from fwopt_kernels.registry import OPERATORS, load\n"
         "for target in OPERATORS.values():\n"
         "    op = load(target)\n"
+        "    if 'bf16' not in op.formats: continue  # matrix products: test_gemm.py\n"
         "    for one in op.launches('bf16', op.space('bf16').default):\n"
         "        ptx = compiled_kernel(one, ARCHITECTURES['sm_90']).asm['ptx']\n"
         "        assert 'ld.global.v4.b32' in ptx and 'st.global.v4.b32' in ptx, (target, one.label)\n"
