@@ -81,7 +81,7 @@ def run_steps(asked: Asked) -> None:
 
 def length_for(longest_request: int) -> int:
     """Contexts to measure for requests of at most so many tokens: a power of two with room for decode probes."""
-    return min(2 ** (longest_request + ROOM_TOKENS - 1).bit_length(), LONGEST_UNLESS_ASKED)
+    return min(1 << (longest_request + ROOM_TOKENS - 1).bit_length(), LONGEST_UNLESS_ASKED)
 
 
 def run_missing(

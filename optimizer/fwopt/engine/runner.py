@@ -42,6 +42,7 @@ class Runner:
             ranks,
             self.dtype,
             self.device,
+            settings.operators == "triton",
         )
         with torch.inference_mode():
             kernels = settings.operators == "triton"
