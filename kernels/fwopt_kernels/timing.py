@@ -8,11 +8,14 @@ kilobytes stay in the L2 even so: in an engine their inputs, just written by the
 from __future__ import annotations
 
 import copy
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fwopt_kernels.apart import Child, Spent, one_line
@@ -91,8 +94,6 @@ def bench(*, timeout_s: float = TIMEOUT_S) -> Child[Question, Timing]:
 
 
 def _compile_kernels() -> None:
-    import os
-
     os.environ.pop("TRITON_INTERPRET", None)
 
 
@@ -242,3 +243,38 @@ def _captured(work: Callable[[], None]) -> Callable[[], None]:
     with torch.cuda.graph(recorded):
         work()
     return recorded.replay
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where variants are timed."""
+
+    device: str
+    """cuda or cpu"""
+    name: str
+    """As the driver reports it; of a processor, what the machine calls it."""
+    arch: str | None
+    """For example sm_90; None on a processor."""
+    triton: str
+    torch: str
+
+
+def describe(device: str) -> Host:
+    """In a child: asking a GPU for its name takes memory on it."""
+    import torch
+    import triton
+
+    if device == "cpu":
+        return Host(device, _processor(), None, triton.__version__, torch.__version__)
+    major, minor = torch.cuda.get_device_capability()
+    name = torch.cuda.get_device_name()
+    return Host(device, name, f"sm_{major}{minor}", triton.__version__, torch.__version__)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
