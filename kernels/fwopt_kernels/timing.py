@@ -219,7 +219,7 @@ def _gpu_round(calls: Sequence[Callable[[], Any]], graph: bool) -> Callable[[], 
             call()
 
     play = _captured(every) if graph else every
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def one() -> float:
         start.record()
@@ -234,7 +234,7 @@ def _gpu_round(calls: Sequence[Callable[[], Any]], graph: bool) -> Callable[[], 
 def _captured(work: Callable[[], None]) -> Callable[[], None]:
     import torch
 
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         work()

@@ -58,7 +58,7 @@ def landscape(seed: int) -> Landscape:
 
 
 def _fits(v: tuple[float, ...]) -> bool:
-    bm, bn, bk, split, warps, stages = v
+    bm, bn, bk, _, warps, stages = v
     return (bm + bn) * bk * 2 * stages <= 227 * 1024 and bm * bn / (32 * warps) <= 256
 
 

@@ -1,4 +1,4 @@
-"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` is in `kernels_tune.py`."""
+"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` and `export` are in `kernels_tune.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fwopt.cli.counting import counting
-from fwopt.cli.kernels_tune import tune
+from fwopt.cli.kernels_tune import export, tune
 from fwopt.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def _group() -> None:
 
 
 app.command()(tune)
+app.command()(export)
 
 
 @app.command()

@@ -57,6 +57,7 @@ def tune(
     from fwopt.cli.counting import counting
     from fwopt.tuning.demand import demands
     from fwopt.tuning.device import describe
+    from fwopt.tuning.operators import compiles_ahead
     from fwopt.tuning.tune import tune as run
 
     budget_s = parse_time(budget)
@@ -65,11 +66,9 @@ def tune(
     case = _case(trace, config, model, hardware, engine, profiles, rate_scale, only_model, format, skip_bad)
     result, _ = case.run()
     wanted, notes = demands(case.evaluator.cost_model.model, case.candidate, result.steps)
-    wanted = [d for d in wanted if op is None or d.family.operator in op]
+    wanted = [d for d in wanted if (compiles_ahead(d.family.operator) if op is None else d.family.operator in op)]
     if not wanted:
-        raise InputError(
-            f"nothing to tune: {'; '.join(notes) or 'this deployment calls none of ' + ', '.join(op or ())}"
-        )
+        raise InputError(f"nothing to tune: {'; '.join(notes) or 'none of the operators named is called'}")
     with counting() as tell:
         found = run(wanted, case.evaluator.hardware.device, host, budget_s=budget_s, seed=seed, most=buckets, tell=tell)
     place = _keep(found, out)
@@ -90,11 +89,11 @@ def parse_time(text: str) -> float:
 
 def _require_operators(names: list[str] | None) -> None:
     from fwopt.errors import UnknownNameError
-    from fwopt_kernels.registry import OPERATORS
+    from fwopt.tuning.operators import targets
 
     for name in names or ():
-        if name not in OPERATORS:
-            raise UnknownNameError("operator", name, OPERATORS)
+        if name not in targets():
+            raise UnknownNameError("operator", name, targets())
     for missing in ("torch", "triton"):
         try:
             __import__(missing)
@@ -106,8 +105,8 @@ def _require_operators(names: list[str] | None) -> None:
 
 
 def _case(
-    trace: Path, config: Path | None, model: str | None, hardware: str | None, engine: str | None, profiles: Path | None,
-    rate_scale: float | None, only_model: str | None, format: str | None, skip_bad: bool,
+    trace: Path, config: Path | None, model: str | None, hardware: str | None, engine: str | None,
+    profiles: Path | None, rate_scale: float | None, only_model: str | None, format: str | None, skip_bad: bool,
 ) -> WhatIf:  # fmt: skip
     from fwopt.cli.what_if import prepare_what_if
 
@@ -135,16 +134,16 @@ def _keep(found: Outcome, out: Path | None) -> Path | None:
     from fwopt.collect.machine import describe, load_words, today
     from fwopt.paths import own_profiles
     from fwopt.targets import load_hardware
+    from fwopt.tuning.operators import targets
     from fwopt.tuning.tuned import keep
     from fwopt_kernels.aot import sources
-    from fwopt_kernels.registry import OPERATORS
 
     if not found.rows:
         return None
     here = load_hardware("cpu" if found.host.device == "cpu" else None).device
     return keep(
         out or own_profiles(), here.name, found.host, found.rows,
-        {name: sources(OPERATORS[name]) for name in found.rows},
+        {name: sources(targets()[name]) for name in found.rows},
         when=today(), machine=describe(), load=load_words(), command=shlex.join(sys.argv),
     )  # fmt: skip
 
@@ -237,21 +236,18 @@ def _print(report: dict[str, Any]) -> None:
             name = ""
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     typer.echo(
-        f"together {report['gain_us_a_step']:.2f} us a step, {report['gain_share']:.2%} of the {report['busy_s']:,.0f} s "
-        f"that the simulated engine works ({report['steps']:,.0f} steps); {report['measurements']:,} measurements in "
+        f"together {report['gain_us_a_step']:.2f} us a step, {report['gain_share']:.2%} of the "
+        f"{report['busy_s']:,.0f} s that the simulated engine works ({report['steps']:,.0f} steps); {report['measurements']:,} measurements in "
         f"{report['spent_s']:.0f} s"
     )
     if not report["complete"]:
-        typer.echo(
-            "the budget ended the search before nothing was worth measuring any more; a larger --budget may find more"
-        )
+        typer.echo("the budget ended the search; a larger --budget may find more")
     for family in report["families"]:
+        name = f"{family['operator']} {family['format']}"
         if family["left_out"]:
-            typer.echo(
-                f"{family['operator']} {family['format']}: {family['left_out']} variants were not compiled in time"
-            )
+            typer.echo(f"{name}: {family['left_out']} variants were not compiled in time")
         for refusal in family["rejected"]:
-            typer.echo(f"{family['operator']} {family['format']} {refusal['variant']}: {refusal['reason']}")
+            typer.echo(f"{name} {refusal['variant']}: {refusal['reason']}")
     for note in report["notes"]:
         typer.echo(f"note: {note}")
     if report["profile"]:
@@ -260,3 +256,39 @@ def _print(report: dict[str, Any]) -> None:
 
 def _us(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1e6 * seconds:,.2f}"
+
+
+def export(
+    target: Annotated[Literal["vllm", "sglang"], typer.Argument(help="Whose files to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where to: VLLM_TUNED_CONFIG_FOLDER, SGLANG_MOE_CONFIG_DIR.")
+    ],
+    device: Annotated[str, typer.Option(help="Device that was tuned on, for example h200.")],
+    triton: Annotated[str | None, typer.Option(help="Triton that was tuned with. [default: the one here]")] = None,
+    store: Annotated[
+        Path | None, typer.Option("--profiles", metavar="FOLDER", help="Profile store. [default: this machine's]")
+    ] = None,
+) -> None:
+    """Write tuned experts as vLLM's or SGLang's own configuration files."""
+    import importlib.metadata
+
+    from fwopt.atomic import written_whole
+    from fwopt.paths import own_profiles
+    from fwopt.perf.store import ENVIRONMENT, open_profile
+    from fwopt.tuning.handover import hand_over
+    from fwopt.tuning.tuned import Tuned, folder_of
+
+    folder = folder_of(store or own_profiles(), device, triton or importlib.metadata.version("triton"))
+    if not (folder / ENVIRONMENT).exists():
+        raise InputError(f"{folder}: no kernels were tuned there; run `fwopt kernels tune` or name --device, --triton")
+    files, skipped = hand_over(Tuned(open_profile(folder)), target)
+    for name, text in files.items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as whole:
+            whole.write_text(text, encoding="utf-8")
+        typer.echo(path)
+    for line in skipped:
+        print(f"fwopt: {line}", file=sys.stderr)
+    variable = {"vllm": "VLLM_TUNED_CONFIG_FOLDER", "sglang": "SGLANG_MOE_CONFIG_DIR"}[target]
+    typer.echo(f"start the server with {variable}={out.resolve()}")

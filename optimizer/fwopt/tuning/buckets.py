@@ -48,8 +48,8 @@ def _along(sizes: Integers, weights: Floats, close: float, most: int) -> list[tu
     """(size that stands for the group, indices of the group): as few groups as bring the mean distance to `close`."""
     fine = np.rint(np.log2(sizes) * _FINE).astype(np.int64)
     _, at = np.unique(fine, return_inverse=True)
-    total = np.bincount(at, weights)
-    logs = np.bincount(at, weights * np.log2(sizes)) / np.maximum(total, 1e-300)
+    total = np.asarray(np.bincount(at, weights), dtype=np.float64)
+    logs = np.asarray(np.bincount(at, weights * np.log2(sizes)) / np.maximum(total, 1e-300), dtype=np.float64)
     ends = _groups(logs, total, close, most)
     found = []
     for low, high in zip([0, *ends[:-1]], ends, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,7 @@ from fwopt.sim.counts import StepCounts
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.model import GroupedQueryAttention, LayerGroup, ModelSpec
 from fwopt.targets.weights import dense_linears
-
-if TYPE_CHECKING:
-    from fwopt_kernels.contract import Operator
+from fwopt.tuning.operators import load_operator, targets
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +56,7 @@ class Demand:
 
 
 def demands(model: ModelSpec, candidate: Candidate, steps: StepCounts) -> tuple[list[Demand], list[str]]:
-    """Of every operator that fwopt has kernels for; and what of the model has none."""
+    """Of every operator that fwopt has kernels for, or that an engine brings; and what of the model has none."""
     found: dict[Family, list[Demand]] = {}
     notes: list[str] = []
     for group in model.layers:
@@ -115,7 +112,8 @@ def _group(
             facts = {"experts": e.experts, "topk": e.topk, "top_k": e.topk, "hidden": e.hidden,
                      "inter": e.inter // e.tp, "intermediate": e.inter // e.tp}  # fmt: skip
             words = ("block", "fp8") if e.dtype == "fp8_block" else (e.dtype, *_FORMAT_WORDS.get(e.dtype, ()))
-            yield from by_tokens(("fused_moe",), words, 1, **facts)
+            for name in ("fused_moe", "vllm_fused_moe"):
+                yield from by_tokens((name,), words, 1, **facts)
 
 
 def _attention(
@@ -149,13 +147,12 @@ def _family(
     names: tuple[str, ...], words: tuple[str, ...], facts: Mapping[str, int], axes: tuple[str, ...], notes: list[str]
 ) -> Family | None:
     """The operator among `names` that there is, in the first of its formats that is, or holds, one of `words`."""
-    from fwopt_kernels.registry import OPERATORS, load
-
-    name = next((name for name in names if name in OPERATORS), None)
+    known = targets()
+    name = next((name for name in names if name in known), None)
     if name is None:
         notes.append(f"{names[0]}: fwopt has no kernel for it yet")
         return None
-    operator: Operator[Any] = load(OPERATORS[name])
+    operator = load_operator(name)
     chosen = [f for word in words for f in operator.formats if f == word]
     chosen += [f for word in words for f in operator.formats if word in f.split("-")]
     if not chosen:

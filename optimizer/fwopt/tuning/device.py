@@ -10,7 +10,9 @@ import numpy as np
 
 from fwopt.errors import InputError
 from fwopt.tuning.demand import Family, shape_of
-from fwopt.tuning.search import EFFORTS_S, Floats, Measured
+from fwopt.tuning.operators import compiles_ahead, load_operator, targets
+from fwopt.tuning.search import EFFORTS_S, Measured
+from fwopt.tuning.surrogate import Floats
 
 if TYPE_CHECKING:
     from fwopt_kernels.aot import Job, Outcome
@@ -63,19 +65,18 @@ def _compiled(
 ) -> dict[tuple[str, str], Candidates]:
     from fwopt_kernels.aot import Job, compile_all
     from fwopt_kernels.contract import ARCHITECTURES, supported
-    from fwopt_kernels.registry import OPERATORS, load
 
     if arch not in ARCHITECTURES:
         raise InputError(f"kernels are known for {', '.join(ARCHITECTURES)}, the GPU here is {arch}")
     spaces = {
-        (name, format): load(OPERATORS[name]).space(format).variants()
+        (name, format): load_operator(name).space(format).variants()
         for name, format in wanted
         if supported(format, ARCHITECTURES[arch])
     }
     # defaults first, then one variant of each space in turn: a budget that ends early has seen some of all
     jobs: list[Job] = []
     for at in range(max((len(v) for v in spaces.values()), default=0)):
-        jobs += [Job(OPERATORS[n], f, v[at], arch) for (n, f), v in spaces.items() if at < len(v)]
+        jobs += [Job(targets()[n], f, v[at], arch) for (n, f), v in spaces.items() if at < len(v) and compiles_ahead(n)]
     outcomes: dict[Job, Outcome] = {}
     for outcome in compile_all(jobs):
         outcomes[outcome.job] = outcome
@@ -83,7 +84,9 @@ def _compiled(
         if not time_left():
             break
     return {
-        (name, format): _judged([(v, outcomes.get(Job(OPERATORS[name], format, v, arch))) for v in space])
+        (name, format): _judged([(v, outcomes.get(Job(targets()[name], format, v, arch))) for v in space])
+        if compiles_ahead(name)
+        else Candidates([*space], np.asarray([_features(v, ()) for v in space]), [])
         for (name, format), space in spaces.items()
     }
 
@@ -106,8 +109,8 @@ def _judged(found: list[tuple[Variant, Outcome | None]]) -> Candidates:
 def _features(variant: Variant, kernels: tuple[Resources, ...]) -> list[float]:
     """In which like variants lie near each other: constants in factors of two, and what the compiler made of them."""
     own = [float(value) for _, value in variant.constants] + [variant.num_warps, variant.num_stages]
-    registers = max(kernel.registers for kernel in kernels)
-    shared = max(kernel.shared_bytes for kernel in kernels)
+    registers = max((kernel.registers for kernel in kernels), default=1)
+    shared = max((kernel.shared_bytes for kernel in kernels), default=0)
     return [*(float(np.log2(1 + value)) for value in own), float(np.log2(registers)), float(np.log2(1024 + shared))]
 
 
@@ -123,11 +126,10 @@ class Bench:
     measurements: int = 0
 
     def question(self, family: Family, point: tuple[int, ...], variant: Variant | None, effort_s: float) -> Question:
-        from fwopt_kernels.registry import OPERATORS, load
         from fwopt_kernels.timing import Question
 
-        target = OPERATORS[family.operator]
-        shape = shape_of(family, point, load(target).dimensions)
+        target = targets()[family.operator]
+        shape = shape_of(family, point, load_operator(family.operator).dimensions)
         return Question(target, family.format, shape, variant, self.host.device, effort_s, self.seed)
 
     def time(self, family: Family, point: tuple[int, ...], variant: Variant | None, effort_s: float) -> Measured | str:

@@ -1,8 +1,9 @@
 """The search over variants: measure next where the workload is expected to save most.
 
-Every bucket's default is measured first. Then a Gaussian process over (variant, bucket) says what each measurement not
-yet made may save: expected improvement x how often the workload makes that call. Measurements are short; the best few of
-each bucket are measured again, longer and beside the default, and by those the winner is chosen (successive halving).
+Every bucket's default is measured first. Then a Gaussian process over (variant, bucket) says what each measurement
+not yet made may save: expected improvement x how often the workload makes that call. Measurements are short; the best
+few of each bucket are measured again, longer and beside the default, and by those the winner is chosen (successive
+halving).
 
 Not Optuna: its samplers know nothing between studies, and one study a bucket would learn each bucket from nothing; what
 serves here is one model over all of them. Deterministic for equal measurements.

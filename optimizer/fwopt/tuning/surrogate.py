@@ -21,8 +21,8 @@ _SCALES = (0.05**2, 0.2**2, 0.6**2)
 _REFIT = 10
 """Measurements after which length scales and variance are fitted anew."""
 _BOLD = 2.0
-"""A process fitted to measurements that were themselves chosen for being fast is too sure of itself: with 1 instead of 2
-the search ended early and missed the best by up to 9 % on made-up landscapes, with 2 by at most 2 %."""
+"""A process fitted to measurements that were chosen for being fast is too sure of itself: with 1 the search ended
+early and missed the best of made-up landscapes by up to 9 %."""
 _COMMON = 0.25
 """Part of what is learnt of a variant at one bucket that holds at all of them."""
 _UNEXPLAINED = (0.008, 0.04, 0.2)
@@ -96,7 +96,8 @@ class Surrogate:
         own = np.diag(noise**2 + unexplained**2)
         lower = np.linalg.cholesky(scale * _between(alike, near, variant, bucket) + own)
         solved = np.linalg.solve(lower, rest)
-        return -0.5 * float(solved @ solved) - float(np.log(np.diag(lower)).sum())
+        evidence: float = -0.5 * float(solved @ solved) - float(np.log(np.diag(lower)).sum())
+        return evidence
 
 
 def _between(alike: Floats, near: Floats, variant: NDArray[np.intp], bucket: NDArray[np.intp]) -> Floats:

@@ -14,6 +14,7 @@ from fwopt.tuning import device as devices
 from fwopt.tuning.buckets import Bucket, place
 from fwopt.tuning.demand import Demand, Family, shape_of
 from fwopt.tuning.device import Bench, Candidates, Tell
+from fwopt.tuning.operators import load_operator
 from fwopt.tuning.search import Ask, FamilySearch, Measured, run
 from fwopt.tuning.tuned import TORCH, Row
 
@@ -122,9 +123,7 @@ def tune(
 
 def floors(demand: Demand, points: list[tuple[int, ...]], device: DeviceSpec) -> np.ndarray:
     """(len(points),) seconds: bytes and arithmetic at the device's rates, and a launch."""
-    from fwopt_kernels.registry import OPERATORS, load
-
-    operator = load(OPERATORS[demand.family.operator])
+    operator = load_operator(demand.family.operator)
     rate = device.bf16_flops
     if "fp8" in demand.family.format and device.fp8_flops:
         rate = device.fp8_flops

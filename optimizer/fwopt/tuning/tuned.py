@@ -1,7 +1,7 @@
 """Times of kernel variants in the profile store: `profiles/<device>/kernels-<Triton version>/`, one table an operator.
 
-A row is one variant at one shape; `chosen` marks the variant that won there. Rows carry the hash of the sources that the
-kernel was compiled from: other sources, another Triton or another GPU make a row stale, and a stale row is refused.
+A row is one variant at one shape; `chosen` marks the variant that won there. Rows carry the hash of the sources that
+the kernel was compiled from: other sources, another Triton or another GPU make a row stale, and a stale row is refused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from fwopt import __version__
 from fwopt.errors import FwoptError, InputError, UnmeasuredError
 from fwopt.perf.environment import Measured
-from fwopt.perf.store import Profile, open_profile
+from fwopt.perf.store import Columns, Profile, open_profile
 from fwopt.perf.write import NewTable, add_measurements
+from fwopt.tuning.operators import load_operator, targets
 
 if TYPE_CHECKING:
     from fwopt_kernels.contract import Variant
@@ -90,8 +91,8 @@ def keep(
 def _columns(row: Row, sources: str) -> dict[str, str | int | float]:
     return {
         "format": row.format, **dict(row.shape), "variant": row.variant, "default": int(row.default),
-        "chosen": int(row.chosen), "calls": float(row.calls), "p20_s": row.p20_s, "p50_s": row.p50_s, "p80_s": row.p80_s,
-        "samples": row.samples, "sources": sources,
+        "chosen": int(row.chosen), "calls": float(row.calls), "p20_s": row.p20_s, "p50_s": row.p50_s,
+        "p80_s": row.p80_s, "samples": row.samples, "sources": sources,
     }  # fmt: skip
 
 
@@ -109,8 +110,8 @@ class Tuned:
             others = sorted(p.name.partition("-")[2] for p in (root / device).glob(f"{ENGINE}-*"))
             if others:
                 raise StaleError(
-                    f"kernels on {device} were tuned with Triton {', '.join(others)}, here is {host.triton}, which compiles "
-                    "them differently; run `fwopt kernels tune` again"
+                    f"kernels on {device} were tuned with Triton {', '.join(others)}, here is {host.triton}, "
+                    "which compiles them differently; run `fwopt kernels tune` again"
                 )
             raise UnmeasuredError(f"no kernels were tuned on {device}; run `fwopt kernels tune` there")
         profile = open_profile(folder)
@@ -123,10 +124,7 @@ class Tuned:
 
     def best(self, operator: str, format: str, shape: Mapping[str, int]) -> Variant:
         """Variant of the nearest tuned shape, by the distance of its sizes in factors of two; equal where fixed."""
-        from fwopt_kernels.registry import OPERATORS, load
-
-        columns = self.profile.columns(operator)
-        self._require_fresh(operator, columns["sources"])
+        columns = self.fresh(operator)
         names = [name for name in columns if name not in _OWN]
         if set(names) != set(shape):
             raise InputError(f"{operator}: a shape consists of {', '.join(names)}, got {', '.join(shape)}")
@@ -135,16 +133,18 @@ class Tuned:
             raise UnmeasuredError(f"{operator}: nothing was tuned in format {format}")
         away = sum(np.abs(np.log2(np.maximum(columns[n][mine], 1) / max(shape[n], 1))) for n in names)
         chosen = str(columns["variant"][mine][int(np.argmin(away))])
-        known = {v.id: v for v in load(OPERATORS[operator]).space(format).variants()}
+        known = {v.id: v for v in load_operator(operator).space(format).variants()}
         return known[chosen]
 
-    def _require_fresh(self, operator: str, sources: np.ndarray) -> None:
+    def fresh(self, operator: str) -> Columns:
+        """The operator's table; refused where it was compiled from other sources."""
         from fwopt_kernels.aot import sources as sources_of
-        from fwopt_kernels.registry import OPERATORS
 
-        here = sources_of(OPERATORS[operator])
+        columns = self.profile.columns(operator)
+        sources, here = columns["sources"], sources_of(targets()[operator])
         if (sources != here).any():
             raise StaleError(
-                f"{self.profile.folder}: {operator} was tuned from kernel sources {str(sources[0])[:12]}, here they are "
-                f"{here[:12]}; run `fwopt kernels tune` again"
+                f"{self.profile.folder}: {operator} was tuned from kernel sources {str(sources[0])[:12]}, here they "
+                f"are {here[:12]}; run `fwopt kernels tune` again"
             )
+        return columns
