@@ -8,7 +8,8 @@ import pytest
 from fwopt.sim.counts import StepCounts
 from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Parallelism
 from fwopt.targets import load_model
-from fwopt.tuning.demand import demands, shape_of
+from fwopt.tuning.demand import demands
+from fwopt.tuning.family import shape_of
 
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 

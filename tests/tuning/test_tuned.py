@@ -9,7 +9,8 @@ import pytest
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf.store import entries, open_profile
-from fwopt.tuning.tuned import Row, StaleError, Tuned, keep
+from fwopt.tuning.family import Row
+from fwopt.tuning.tuned import StaleError, Tuned, keep
 from fwopt_kernels.aot import sources
 from fwopt_kernels.registry import OPERATORS, load
 from fwopt_kernels.timing import Host

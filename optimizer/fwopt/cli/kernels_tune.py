@@ -237,7 +237,8 @@ def _print(report: dict[str, Any]) -> None:
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     typer.echo(
         f"together {report['gain_us_a_step']:.2f} us a step, {report['gain_share']:.2%} of the "
-        f"{report['busy_s']:,.0f} s that the simulated engine works ({report['steps']:,.0f} steps); {report['measurements']:,} measurements in "
+        f"{report['busy_s']:,.0f} s that the simulated engine works ({report['steps']:,.0f} steps); "
+        f"{report['measurements']:,} measurements in "
         f"{report['spent_s']:.0f} s"
     )
     if not report["complete"]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fwopt.errors import InputError
 from fwopt.perf import shapes
@@ -14,45 +12,14 @@ from fwopt.sim.counts import StepCounts
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.model import GroupedQueryAttention, LayerGroup, ModelSpec
 from fwopt.targets.weights import dense_linears
+from fwopt.tuning.family import Demand, Family
 from fwopt.tuning.operators import load_operator, targets
-
-Floats = NDArray[np.float64]
 
 _ROW_FORMATS = {"fp8": "fp8-row", "int8": "int8-row"}
 _LINEARS = {"w4a16": ("w4a16",), "fp8": ("fp8_gemm", "fp8"), "fp8_block": ("fp8_gemm", "fp8")}
 """Dtype of a linear layer -> names of an operator that computes it, the first that there is. bf16 products are left to
 the vendor's library."""
 _FORMAT_WORDS = {"fp8": ("tensor", "row"), "fp8_block": ("block",)}
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """An operator with everything fixed but what changes from step to step."""
-
-    operator: str
-    format: str
-    fixed: tuple[tuple[str, int], ...]
-    axes: tuple[str, ...]
-    """Names of the dimensions that steps change: of tokens, or of sequences and their context."""
-
-    def shape(self, point: tuple[int, ...]) -> dict[str, int]:
-        return {**dict(self.fixed), **dict(zip(self.axes, point, strict=True))}
-
-    @property
-    def label(self) -> str:
-        """For example `w4a16 g128 n=4096 k=4096`."""
-        return " ".join([self.operator, self.format, *(f"{name}={value}" for name, value in self.fixed)])
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """One family's calls over the whole workload."""
-
-    family: Family
-    points: NDArray[np.int64]
-    """(P, axes)"""
-    calls: Floats
-    """(P,)"""
 
 
 def demands(model: ModelSpec, candidate: Candidate, steps: StepCounts) -> tuple[list[Demand], list[str]]:
@@ -166,14 +133,3 @@ def _family(
             f"kernel {name}: tuning does not know its dimensions {', '.join(sorted(unknown))}; see demand.py"
         )
     return Family(name, chosen[0], fixed, changing)
-
-
-def shape_of(family: Family, point: tuple[int, ...], dimensions: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """The whole shape, in the operator's order. Sequences of a batch lie between half its context and that above it,
-    so that the mean is the context counted: batches of a served trace are never even."""
-    shape = family.shape(point)
-    if "shortest" in dimensions:
-        mean = shape["context"]
-        shape["shortest"] = max(1, mean // 2)
-        shape["context"] = 2 * mean - shape["shortest"]
-    return tuple((name, shape[name]) for name in dimensions)

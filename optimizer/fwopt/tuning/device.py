@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fwopt.errors import InputError
-from fwopt.tuning.demand import Family, shape_of
+from fwopt.tuning.family import Family, shape_of
 from fwopt.tuning.operators import compiles_ahead, load_operator, targets
 from fwopt.tuning.search import EFFORTS_S, Measured
 from fwopt.tuning.surrogate import Floats

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fwopt.spec.hardware import DeviceSpec
 from fwopt.tuning import device as devices
 from fwopt.tuning.buckets import Bucket, place
-from fwopt.tuning.demand import Demand, Family, shape_of
 from fwopt.tuning.device import Bench, Candidates, Tell
+from fwopt.tuning.family import TORCH, Demand, Family, Row, shape_of
 from fwopt.tuning.operators import load_operator
 from fwopt.tuning.search import Ask, FamilySearch, Measured, run
-from fwopt.tuning.tuned import TORCH, Row
 
 if TYPE_CHECKING:
+    from fwopt.spec.hardware import DeviceSpec
     from fwopt_kernels.contract import Variant
     from fwopt_kernels.timing import Host
 

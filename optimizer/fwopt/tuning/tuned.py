@@ -18,6 +18,7 @@ from fwopt.errors import FwoptError, InputError, UnmeasuredError
 from fwopt.perf.environment import Measured
 from fwopt.perf.store import Columns, Profile, open_profile
 from fwopt.perf.write import NewTable, add_measurements
+from fwopt.tuning.family import Row
 from fwopt.tuning.operators import load_operator, targets
 
 if TYPE_CHECKING:
@@ -25,30 +26,11 @@ if TYPE_CHECKING:
     from fwopt_kernels.timing import Host
 
 ENGINE = "kernels"
-TORCH = "torch"
-"""Name of the fallback, where a variant's would stand."""
 _OWN = ("format", "variant", "default", "chosen", "calls", "p20_s", "p50_s", "p80_s", "samples", "sources")
 
 
 class StaleError(FwoptError):
     """Tuned times that do not hold for what is here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One variant at one shape."""
-
-    format: str
-    shape: tuple[tuple[str, int], ...]
-    variant: str
-    default: bool
-    chosen: bool
-    calls: float
-    """How often the workload that was tuned for calls the bucket of this shape."""
-    p20_s: float
-    p50_s: float
-    p80_s: float
-    samples: int
 
 
 def folder_of(root: Path, device: str, triton: str) -> Path:
