@@ -12,6 +12,7 @@ OPERATORS: dict[str, str] = {
     "rms_norm": "fwopt_kernels.rms_norm:RMS_NORM",
     "silu_mul": "fwopt_kernels.silu_mul:SILU_MUL",
     "rope_cache": "fwopt_kernels.rope_cache:ROPE_CACHE",
+    "decode_attention": "fwopt_kernels.decode_attention:DECODE_ATTENTION",
 }
 
 

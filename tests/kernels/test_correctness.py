@@ -25,6 +25,7 @@ ROWS: list[dict[str, int]] = [
     {"rows": 0, "columns": 64},
     {"rows": 7, "columns": 33},
 ]
+CONTEXTS = {"sequences": 4, "heads": 8, "kv_heads": 2, "head_dim": 64, "block_size": 16, "shortest": 0, "context": 200}
 SHAPES: dict[str, list[dict[str, int]]] = {
     "rms_norm": ROWS,
     "silu_mul": ROWS,
@@ -35,11 +36,20 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {**HEADS, "head_dim": 96, "rotary_dim": 96, "block_size": 1},
         {**HEADS, "tokens": 0},
     ],
+    "decode_attention": [
+        CONTEXTS,
+        {**CONTEXTS, "sequences": 1, "heads": 5, "kv_heads": 5, "head_dim": 80, "context": 33},
+        {**CONTEXTS, "heads": 17, "kv_heads": 1, "head_dim": 96, "block_size": 64, "context": 130},
+        {**CONTEXTS, "sequences": 2, "head_dim": 256, "block_size": 1, "context": 40},
+        {**CONTEXTS, "head_dim": 128, "context": 0},
+        {**CONTEXTS, "sequences": 0},
+    ],
 }
 VARIANTS: dict[str, Variant] = {
     "rms_norm": variant(4, 1, BLOCK=1024),
     "silu_mul": variant(2, 1, BLOCK=1024),
     "rope_cache": variant(1, 1, HEADS=2),
+    "decode_attention": variant(1, 3, BLOCK_N=32, SPLITS=1),
 }
 CASES = [
     pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")

@@ -1,0 +1,302 @@
+"""Attention of one query token a sequence over a paged KV cache, the context cut into splits.
+
+The cache is as `rope_cache` and vLLM's `reshape_and_cache_flash` write it: (2, blocks, block_size, kv_heads, head_dim),
+keys then values; an e4m3 cache holds `value / scale`. All query heads of a KV head share one program, so each key and
+value is read once. A split writes its own normalised sum and the logarithm of its mass; a second kernel merges them in
+a fixed order. Where a split begins and ends depends on its sequence's length and the variant alone: a sequence's
+result is the same, bit for bit, in every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fwopt_kernels import row_formats
+from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.decode_case import DTYPES, DecodeCase, contexts, expected, fallback, random_case
+from fwopt_kernels.rounding import INTERPRETED, to_bf16
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _dot(a, b, total):
+    """total + a @ b; the interpreter multiplies 16-bit numbers wrongly, so there in float32."""
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total)
+
+
+@triton.jit
+def _operand(x, PACK: tl.constexpr):
+    """float32 -> the type that products are taken in: float16 holds every e4m3 number, and probabilities better."""
+    if PACK == 1:
+        return to_bf16(x)
+    else:
+        return x.to(tl.float16)
+
+
+@triton.jit
+def _span(length, split, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):
+    """First position that attention sees; where the split begins and ends. It is empty where it begins at `length`."""
+    first = tl.maximum(length - WINDOW, 0) if WINDOW > 0 else length * 0
+    origin = first // BLOCK_N * BLOCK_N
+    each = tl.cdiv(tl.cdiv(length - origin, BLOCK_N), SPLITS) * BLOCK_N
+    begin = tl.minimum(origin + split * each, length)
+    return first, begin, tl.minimum(begin + each, length)
+
+
+@triton.jit
+def _pages(table, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Block of each of BLOCK_N positions; one number where they all lie in one page."""
+    if PAGE % BLOCK_N == 0:
+        return tl.load(table + start // PAGE, mask=start < end, other=0).to(tl.int64)
+    else:
+        at = start + tl.arange(0, BLOCK_N)
+        return tl.load(table + at // PAGE, mask=at < end, other=0).to(tl.int64)
+
+
+@triton.jit
+def _numbers(word, HIGH: tl.constexpr):
+    """The first or second of each pair of e4m3 numbers: pairs, because only 16-bit words can be transposed on their
+    way from shared memory to a matrix product."""
+    byte = (word >> 8) if HIGH else (word & 0xFF)
+    return byte.to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+
+
+@triton.jit
+def _capped(s, SOFT_CAP: tl.constexpr):
+    """Logits in powers of two."""
+    if SOFT_CAP > 0:
+        s = SOFT_CAP * (1.0 - 2.0 / (tl.exp(s * (2.0 / SOFT_CAP)) + 1.0))
+    return s * LOG2_E
+
+
+@triton.jit
+def _attend(
+    query, cache, table, lengths, scales, out, partial, mass, softmax_scale,
+    query_stride, out_stride, plane_stride, block_stride, slot_stride, head_stride, table_stride,
+    PACK: tl.constexpr, HEAD: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr, HEAD_BLOCK: tl.constexpr, GROUP_BLOCK: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A program a KV head, split and sequence: neighbours read the same pages.
+
+    The cache and its strides count words of PACK numbers: a bfloat16, or two e4m3. Of those, `q` and `total` have the
+    first ones, `q_odd` and `odd` the second.
+    """
+    kv_head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first, begin, end = _span(tl.load(lengths + sequence), split, WINDOW, SPLITS, BLOCK_N)
+    head, word = kv_head * GROUP + tl.arange(0, GROUP_BLOCK)[:, None], tl.arange(0, HEAD_BLOCK // PACK)[None, :]
+    real = tl.arange(0, GROUP_BLOCK)[:, None] < GROUP
+    wanted = real & (word < HEAD // PACK)
+    query += sequence * query_stride + head * HEAD + word * PACK
+    q = _operand(tl.load(query, mask=wanted, other=0.0).to(tl.float32), PACK)
+    if PACK == 2:
+        q_odd = _operand(tl.load(query + 1, mask=wanted, other=0.0).to(tl.float32), PACK)
+        odd = tl.zeros(q.shape, tl.float32)
+    key_scale, value_scale = (tl.load(scales), tl.load(scales + 1)) if PACK == 2 else (1.0, 1.0)
+    scale = softmax_scale * key_scale
+    table += sequence * table_stride
+    cache += kv_head * head_stride
+    top = tl.full([GROUP_BLOCK], float("-inf"), tl.float32)
+    sums = tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32)
+    total = tl.zeros(q.shape, tl.float32)
+    pages = _pages(table, begin, end, PAGE, BLOCK_N)
+    for start in range(begin, end, BLOCK_N):
+        at = start + tl.arange(0, BLOCK_N)
+        seen = (at >= first) & (at < end)
+        rows = (pages * block_stride + at % PAGE * slot_stride)[:, None] + word
+        pages = _pages(table, start + BLOCK_N, end, PAGE, BLOCK_N)  # loaded where used, it would take half the stages
+        k = tl.load(cache + rows, mask=seen[:, None] & (word < HEAD // PACK), other=0)
+        v = tl.load(cache + plane_stride + rows, mask=seen[:, None] & (word < HEAD // PACK), other=0)
+        if PACK == 1:
+            s = _dot(q, tl.trans(k), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
+        else:
+            s = _dot(q, tl.trans(_numbers(k, False)), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
+            s = _dot(q_odd, tl.trans(_numbers(k, True)), s)
+        s = tl.where(seen[None, :], _capped(s * scale, SOFT_CAP), float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1))
+        p, shrink = tl.exp2(s - higher[:, None]), tl.exp2(top - higher)[:, None]
+        top = higher
+        sums = sums * shrink + p  # summed over positions once, after the loop
+        p = _operand(p, PACK)
+        if PACK == 1:
+            total = _dot(p, v, total * shrink)
+        else:
+            total = _dot(p, _numbers(v, False), total * shrink)
+            odd = _dot(p, _numbers(v, True), odd * shrink)
+    amount = tl.sum(sums, 1)
+    amount = tl.where(begin < end, amount, 1.0)
+    inverse = (value_scale / amount)[:, None]
+    if SPLITS == 1:
+        out += sequence * out_stride + head * HEAD + word * PACK
+        tl.store(out, to_bf16(total * inverse), mask=wanted)
+        if PACK == 2:
+            tl.store(out + 1, to_bf16(odd * inverse), mask=wanted)
+    elif begin < end:
+        row = (sequence * tl.num_programs(0) * GROUP + head) * SPLITS + split
+        tl.store(partial + row * HEAD + word * PACK, total * inverse, mask=wanted)
+        if PACK == 2:
+            tl.store(partial + row * HEAD + word * PACK + 1, odd * inverse, mask=wanted)
+        tl.store(mass + row, (top + tl.log2(amount))[:, None], mask=real)
+
+
+@triton.jit
+def _merge(
+    partial, mass, lengths, out, out_stride,
+    HEAD: tl.constexpr, WINDOW: tl.constexpr, HEAD_BLOCK: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A program a head and sequence: its splits weighted by their mass. Empty ones hold nothing and are not read."""
+    head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    split, dim = tl.arange(0, SPLITS), tl.arange(0, HEAD_BLOCK)
+    _, begin, end = _span(tl.load(lengths + sequence), split, WINDOW, SPLITS, BLOCK_N)
+    used = begin < end
+    row = (sequence * tl.num_programs(0) + head) * SPLITS + split
+    weight = tl.load(mass + row, mask=used, other=float("-inf"))
+    weight = tl.exp2(weight - tl.maximum(tl.max(weight, 0), -1e30))  # zeros where no split holds anything
+    values = tl.load(partial + row[:, None] * HEAD + dim, mask=used[:, None] & (dim < HEAD), other=0.0)
+    amount = tl.sum(weight, 0)
+    result = tl.sum(weight[:, None] * values, 0) / tl.where(amount > 0, amount, 1.0)
+    tl.store(out + sequence * out_stride + head * HEAD + dim, to_bf16(result), mask=dim < HEAD)
+
+
+def decode_attention(
+    query: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, scales: Tensor, out: Tensor, *,
+    softmax_scale: float, window: int | None = None, soft_cap: float | None = None, variant: Variant | None = None,
+    workspace: Tensor | None = None,
+) -> None:  # fmt: skip
+    """out = softmax(softmax_scale * query @ keys) @ values, a sequence at a time; zeros for one without context.
+
+    query, out (sequences, heads, head_dim) bfloat16, heads packed. cache (2, blocks, block_size, kv_heads, head_dim)
+    bfloat16 or e4m3, each head's numbers packed, all other strides free. table (sequences, most blocks) int32, of
+    which only the entries that `lengths` (sequences,) int32 reaches are read. scales (2,) float32: of keys and of
+    values, read for an e4m3 cache only. `window`: positions that a query sees, its own the last. `soft_cap`: logits
+    become cap * tanh(logits / cap). `workspace`: `workspace_numbers` float32, needed by more than one split.
+    """
+    sequences, heads, head_dim = query.shape
+    if sequences == 0:
+        return
+    for name, tensor in (("query", query), ("out", out)):
+        if tensor.stride()[-2:] != (head_dim, 1):
+            raise ValueError(f"{name}: heads must be packed, strides {(head_dim, 1)}, got {tensor.stride()[-2:]}")
+    row_formats.require_packed(cache=cache, table=table, lengths=lengths)
+    pack, page, kv_heads = 1 if cache.dtype == torch.bfloat16 else 2, cache.shape[2], cache.shape[3]
+    chosen = variant or SPACES["bf16" if pack == 1 else "fp8"].default
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads are no multiple of {kv_heads} KV heads")
+    splits, block_n = chosen["SPLITS"], chosen["BLOCK_N"]
+    words = cache if pack == 1 else cache.view(torch.int16)
+    if workspace is None:
+        needed = workspace_numbers(sequences, heads, head_dim, chosen)
+        workspace = torch.empty(needed, dtype=torch.float32, device=query.device)
+    mass = workspace[sequences * heads * splits * head_dim :]
+    shape = {"HEAD": head_dim, "WINDOW": window or 0, "HEAD_BLOCK": triton.next_power_of_2(head_dim),
+             "SPLITS": splits, "BLOCK_N": block_n}  # fmt: skip
+    _attend[(kv_heads, splits, sequences)](
+        query, words, table, lengths, scales, out, workspace, mass, softmax_scale, query.stride(0), out.stride(0),
+        words.stride(0), words.stride(1), words.stride(2), words.stride(3), table.stride(0), PACK=pack, PAGE=page,
+        GROUP=heads // kv_heads, SOFT_CAP=soft_cap or 0.0, GROUP_BLOCK=_group_block(heads // kv_heads),
+        **shape, **chosen.options,
+    )  # fmt: skip
+    if splits > 1:
+        _merge[(heads, sequences)](workspace, mass, lengths, out, out.stride(0), **shape, **chosen.options)
+
+
+def workspace_numbers(sequences: int, heads: int, head_dim: int, chosen: Variant) -> int:
+    """Of float32: a result and a mass for each head and split; none where one split writes the output itself."""
+    return sequences * heads * chosen["SPLITS"] * (head_dim + 1) if chosen["SPLITS"] > 1 else 0
+
+
+def _group_block(group: int) -> int:
+    """Query heads of a KV head, at least the 16 rows that a matrix product has."""
+    return max(16, triton.next_power_of_2(group))
+
+
+def _space(format: str) -> Space:
+    """A warp has 16 to 32 positions of a step: two products of eight or more, and no more than registers hold. A
+    program of heads of 128 keeps 32 to 128 KiB on their way: less hides no latency, more leaves room for no other."""
+
+    def allowed(v: Variant) -> bool:
+        step_kib = v["BLOCK_N"] * 2 * 128 * DTYPES[format].itemsize // 1024
+        return 16 <= v["BLOCK_N"] // v.num_warps <= 32 and 32 <= step_kib * (v.num_stages - 1) <= 128
+
+    return Space(
+        {"BLOCK_N": (32, 64, 128), "SPLITS": (1, 2, 4, 8, 16, 32), NUM_WARPS: (1, 2, 4, 8), NUM_STAGES: (2, 3, 4, 5)},
+        default=variant(4, 3 if format == "bf16" else 4, BLOCK_N=64, SPLITS=8),
+        allowed=allowed,
+    )
+
+
+SPACES = {format: _space(format) for format in DTYPES}
+
+
+@dataclass(frozen=True)
+class DecodeAttention:
+    """The operator `decode_attention`. Contexts are spaced evenly from `shortest` to `context` tokens."""
+
+    window: int | None = None
+    soft_cap: float | None = None
+    name = "decode_attention"
+    formats = ("bf16", "fp8")
+    dimensions = ("sequences", "heads", "kv_heads", "head_dim", "block_size", "shortest", "context")
+
+    def space(self, format: str) -> Space:
+        return SPACES[format]
+
+    def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
+        """For heads of 128, four to a KV head, and pages of 16."""
+        pointers = {
+            "query": "*bf16", "cache": "*bf16" if format == "bf16" else "*i16", "table": "*i32", "lengths": "*i32",
+            "scales": "*fp32", "out": "*bf16", "partial": "*fp32", "mass": "*fp32",
+        }  # fmt: skip
+        names = ("query", "out", "plane", "block", "slot", "head")
+        strides = {f"{name}_stride": "i64" if name == "plane" else "i32" for name in names}
+        shape = {"HEAD": 128, "WINDOW": self.window or 0, "HEAD_BLOCK": 128, **dict(variant.constants)}
+        attend = Launch(
+            _attend,
+            {**pointers, "softmax_scale": "fp32", **strides, "table_stride": "i32"},
+            {**shape, "PACK": 1 if format == "bf16" else 2, "PAGE": 16, "GROUP": 4, "SOFT_CAP": self.soft_cap or 0.0,
+             "GROUP_BLOCK": 16},
+            (*pointers, *strides),
+            variant.options,
+            "splits",
+        )  # fmt: skip
+        if variant["SPLITS"] == 1:
+            return (attend,)
+        merged = {**{name: pointers[name] for name in ("partial", "mass", "lengths", "out")}, "out_stride": "i32"}
+        return attend, Launch(_merge, merged, shape, tuple(merged), variant.options, "merge")
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work:
+        sequences, heads, kv_heads, dim, page, shortest, context = (shape[name] for name in self.dimensions)
+        lengths = contexts(sequences, shortest, context)
+        seen = sum(min(n, self.window or n) for n in lengths)
+        pages = sum(-(-n // page) for n in lengths)
+        cached = 2 * kv_heads * dim * DTYPES[format].itemsize
+        return Work(seen * cached + 4 * sequences * heads * dim + 4 * (pages + sequences), 4 * seen * heads * dim)
+
+    def case(
+        self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
+    ) -> DecodeCase:
+        return random_case(format, shape, seed, padding, device, window=self.window, soft_cap=self.soft_cap)
+
+    def reference(self, case: DecodeCase) -> dict[str, Expected]:
+        return expected(case)
+
+    def run(self, case: DecodeCase, variant: Variant) -> None:
+        decode_attention(
+            case.query, case.cache, case.table, case.lengths, case.scales, case.out,
+            softmax_scale=case.softmax_scale, window=case.window, soft_cap=case.soft_cap, variant=variant,
+        )  # fmt: skip
+
+    def fallback(self, case: DecodeCase) -> None:
+        fallback(case)
+
+
+DECODE_ATTENTION = DecodeAttention()
