@@ -12,7 +12,8 @@ table printed at the end, say what ran, what failed, and how the kernels stand b
   profile   `fwopt profile --operators`                                                        (needs fwopt's packages)
 
 Up to `time` only torch, Triton and numpy are needed. The last two need pydantic, optuna, typer, rich, orjson,
-zstandard, PyYAML, numba and pyarrow; where the host lacks some, bring them as wheels and put them on PYTHONPATH beforehand:
+Up to `time` only torch, Triton and numpy are needed. The last two need pydantic, optuna, typer, rich, orjson,
+zstandard, PyYAML, numba and pyarrow; where the host lacks some, bring them as wheels and put them on PYTHONPATH:
 
   python3 -m pip install -q --no-index --no-deps --target /tmp/site .whl/*.whl
   PYTHONPATH=/tmp/site python3 benchmarks/gpu.py --out "$OUT" --minutes 9
