@@ -12,7 +12,6 @@ table printed at the end, say what ran, what failed, and how the kernels stand b
   profile   `fwopt profile --operators`                                                        (needs fwopt's packages)
 
 Up to `time` only torch, Triton and numpy are needed. The last two need pydantic, optuna, typer, rich, orjson,
-Up to `time` only torch, Triton and numpy are needed. The last two need pydantic, optuna, typer, rich, orjson,
 zstandard, PyYAML, numba and pyarrow; where the host lacks some, bring them as wheels and put them on PYTHONPATH:
 
   python3 -m pip install -q --no-index --no-deps --target /tmp/site .whl/*.whl
@@ -46,6 +45,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "optimizer"), str(ROOT / "kernels")]
 
 SHARES = {"machine": 0.06, "check": 0.2, "correct": 0.16, "time": 0.28, "tune": 0.2, "profile": 0.1}
+LEAST_S = 30.0
+"""Of a stage, whatever its share: importing torch takes some of it."""
 MODELS: dict[str, dict[str, Any]] = {
     "Qwen3-8B": {
         "hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "inter": 12288,
@@ -584,7 +585,7 @@ def _all_stages(arguments: argparse.Namespace) -> int:
             continue
         later = [s for s in (arguments.only or STAGES) if s not in found]
         share = SHARES[stage] / sum(SHARES[s] for s in later)  # of what is left: time not used goes to who follows
-        found[stage] = _run(stage, arguments, arguments.work, max(5.0, share * (ends - time.monotonic()) - 5))
+        found[stage] = _run(stage, arguments, arguments.work, max(LEAST_S, share * (ends - time.monotonic()) - 5))
         _pack(arguments.work, arguments.out)
     verdicts = [] if any("error" in found.get(s, {"error": 1}) for s in ("machine", "time")) else _verdicts(found)
     summary = {

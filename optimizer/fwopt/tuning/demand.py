@@ -19,6 +19,7 @@ _ROW_FORMATS = {"fp8": "fp8-row", "int8": "int8-row"}
 _LINEARS = {"w4a16": ("w4a16",), "fp8": ("fp8_gemm", "fp8"), "fp8_block": ("fp8_gemm", "fp8")}
 """Dtype of a linear layer -> names of an operator that computes it, the first that there is. bf16 products are left to
 the vendor's library."""
+_SCALES = ("tensor", "row", "block")
 _FORMAT_WORDS = {"fp8": ("tensor", "row"), "fp8_block": ("block",)}
 
 
@@ -79,8 +80,10 @@ def _group(
             facts = {"experts": e.experts, "topk": e.topk, "top_k": e.topk, "hidden": e.hidden,
                      "inter": e.inter // e.tp, "intermediate": e.inter // e.tp}  # fmt: skip
             words = ("block", "fp8") if e.dtype == "fp8_block" else (e.dtype, *_FORMAT_WORDS.get(e.dtype, ()))
-            for name in ("fused_moe", "vllm_fused_moe"):
-                yield from by_tokens((name,), words, 1, **facts)
+            yield from by_tokens(("fused_moe",), words, 1, **facts)
+            family = _family(("vllm_fused_moe",), words, facts, ("tokens",), [])
+            if family is not None:
+                yield Demand(family, rows, steps.token_steps * group.count)
 
 
 def _attention(
@@ -121,7 +124,7 @@ def _family(
         return None
     operator = load_operator(name)
     chosen = [f for word in words for f in operator.formats if f == word]
-    chosen += [f for word in words for f in operator.formats if word in f.split("-")]
+    chosen += [f for word in words if word in _SCALES for f in operator.formats if word in f.split("-")]
     if not chosen:
         notes.append(f"{name}: no format {' or '.join(words)}; it has {', '.join(operator.formats)}")
         return None
