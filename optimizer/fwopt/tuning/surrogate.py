@@ -115,4 +115,4 @@ def expected_saving(belief: Belief, best_log: Floats) -> Floats:
 
 
 def _erf(x: Floats) -> Floats:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
