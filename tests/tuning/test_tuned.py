@@ -12,6 +12,7 @@ from fwopt.perf.store import entries, open_profile
 from fwopt.tuning.family import Row
 from fwopt.tuning.tuned import StaleError, Tuned, keep
 from fwopt_kernels.aot import sources
+from fwopt_kernels.choice import Choices
 from fwopt_kernels.registry import OPERATORS, load
 from fwopt_kernels.timing import Host
 
@@ -38,6 +39,12 @@ def test_the_nearest_tuned_size_decides(tmp_path: Path) -> None:
     tuned = Tuned.open(tmp_path, "h200", HOST)
     assert tuned.best("rms_norm", "bf16", {"rows": 5, "columns": 4096}) == VARIANTS[2]
     assert tuned.best("rms_norm", "bf16", {"rows": 5000, "columns": 4096}) == VARIANTS[0]
+    choices = Choices(tuned.choices("rms_norm"))
+    assert choices.best("rms_norm", "bf16", rows=5, columns=4096) == VARIANTS[2]
+    assert choices.best("rms_norm", "fp8-row", rows=5, columns=4096) is None
+    assert choices.best("silu_mul", "bf16", rows=5, columns=4096) is None
+    with pytest.raises(ValueError, match="rms_norm: a shape consists of rows, columns, got rows"):
+        choices.best("rms_norm", "bf16", rows=5)
     with pytest.raises(UnmeasuredError, match="nothing was tuned in format fp8-row"):
         tuned.best("rms_norm", "fp8-row", {"rows": 5, "columns": 4096})
 

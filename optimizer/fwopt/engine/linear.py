@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fwopt.errors import InputError
 from fwopt.spec.candidate import Quantization
+from fwopt_kernels.choice import Choices
 
 FP8 = torch.float8_e4m3fn
 _FP8_MAX = 448.0
@@ -20,7 +21,7 @@ class Linear(Protocol):
 
 
 def make_linear(
-    weight: Tensor, bias: Tensor | None, scheme: Quantization, device: torch.device, kernels: bool = False
+    weight: Tensor, bias: Tensor | None, scheme: Quantization, device: torch.device, kernels: Choices | None = None
 ) -> Linear:
     """A layer for `weight` (n, k), converted to `scheme` and moved to `device`. `kernels`: by `fwopt_kernels` where it
     has the format."""
@@ -31,10 +32,10 @@ def make_linear(
             return _plain(weight, bias)
         case "int8":
             return Int8(weight, bias)
-        case "w4a16" if kernels:
+        case "w4a16" if kernels is not None:
             from fwopt.engine.kernel_linear import KernelInt4  # needs Triton
 
-            return KernelInt4(weight, bias, scheme.group_size)
+            return KernelInt4(weight, bias, scheme.group_size, kernels)
         case "w4a16":
             return Int4(weight, bias, scheme.group_size)
         case "fp8" if scheme.scale == "tensor":

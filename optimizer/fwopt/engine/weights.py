@@ -10,6 +10,7 @@ from fwopt.engine.checkpoint import Checkpoint, mxfp4_tensor
 from fwopt.engine.linear import Linear, make_linear, round_weight
 from fwopt.engine.parallel import Ranks
 from fwopt.spec.candidate import Bf16, Quantization, outside_experts
+from fwopt_kernels.choice import Choices
 
 
 class Loader:
@@ -23,7 +24,7 @@ class Loader:
         ranks: Ranks,
         dtype: torch.dtype,
         device: torch.device,
-        kernels: bool = False,
+        kernels: Choices | None = None,
     ) -> None:
         self._shape, self._checkpoint, self._ranks = shape, checkpoint, ranks
         self._experts, self._outside = quantization, outside_experts(quantization)

@@ -20,6 +20,7 @@ from fwopt.perf.store import Columns, Profile, open_profile
 from fwopt.perf.write import NewTable, add_measurements
 from fwopt.tuning.family import Row
 from fwopt.tuning.operators import load_operator, targets
+from fwopt_kernels.choice import Choice, Choices
 
 if TYPE_CHECKING:
     from fwopt_kernels.contract import Variant
@@ -104,19 +105,28 @@ class Tuned:
             )
         return cls(profile)
 
-    def best(self, operator: str, format: str, shape: Mapping[str, int]) -> Variant:
-        """Variant of the nearest tuned shape, by the distance of its sizes in factors of two; equal where fixed."""
+    def choices(self, operator: str) -> list[Choice]:
+        """The variant that won at each shape that was tuned."""
         columns = self.fresh(operator)
         names = [name for name in columns if name not in _OWN]
-        if set(names) != set(shape):
-            raise InputError(f"{operator}: a shape consists of {', '.join(names)}, got {', '.join(shape)}")
-        mine = (columns["format"] == format) & (columns["chosen"] == 1)
-        if not mine.any():
+        found = []
+        for i in np.flatnonzero(columns["chosen"] == 1):
+            format = str(columns["format"][i])
+            known = {v.id: v for v in load_operator(operator).space(format).variants()}
+            if str(columns["variant"][i]) in known:  # else the torch fallback
+                shape = {name: int(columns[name][i]) for name in names}
+                found.append(Choice(operator, format, shape, known[str(columns["variant"][i])]))
+        return found
+
+    def best(self, operator: str, format: str, shape: Mapping[str, int]) -> Variant:
+        """Variant of the nearest tuned shape, by the distance of its sizes in factors of two."""
+        try:
+            found = Choices(self.choices(operator)).best(operator, format, **shape)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if found is None:
             raise UnmeasuredError(f"{operator}: nothing was tuned in format {format}")
-        away = sum(np.abs(np.log2(np.maximum(columns[n][mine], 1) / max(shape[n], 1))) for n in names)
-        chosen = str(columns["variant"][mine][int(np.argmin(away))])
-        known = {v.id: v for v in load_operator(operator).space(format).variants()}
-        return known[chosen]
+        return found
 
     def fresh(self, operator: str) -> Columns:
         """The operator's table; refused where it was compiled from other sources."""
