@@ -208,7 +208,7 @@ def workspace_numbers(sequences: int, heads: int, head_dim: int, chosen: Variant
 
 def _group_block(group: int) -> int:
     """Query heads of a KV head, at least the 16 rows that a matrix product has."""
-    return max(16, triton.next_power_of_2(group))
+    return max(16, int(triton.next_power_of_2(group)))
 
 
 def _space(format: str) -> Space:

@@ -74,10 +74,8 @@ def fused_moe(
 
     both = buffer(2 * inner)
     grouped(quantized(x, silu=False) if narrow else x, w1, routing, both, count=pairs, top_k=top_k, variant=chosen)
-    if narrow:
-        hidden = quantized(both, silu=True)
-    else:
-        hidden = buffer(inner)
+    hidden = quantized(both, silu=True) if narrow else buffer(inner)
+    if isinstance(hidden, Tensor):
         silu_mul(both, Rows("bf16", hidden, None))
     rows = buffer(x.shape[1])
     grouped(hidden, w2, routing, rows, count=pairs, top_k=1, variant=chosen)

@@ -7,6 +7,8 @@ would be too few for a Hopper matrix instruction.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -132,7 +134,7 @@ def _grouped(
     tl.store(out, to_bf16(total), mask=real[:, None] & (column < outputs)[None, :])
 
 
-def _constants(format: str, group: int, chosen: Variant) -> dict[str, int | bool | str]:
+def _constants(format: str, group: int, chosen: Variant) -> dict[str, Any]:
     rows, columns, inputs = (chosen[f"BLOCK_SIZE_{name}"] for name in "MNK")
     step = inputs if format == "bf16" else min(inputs, group)
     return {

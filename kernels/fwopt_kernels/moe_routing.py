@@ -35,7 +35,7 @@ class Routing:
 def most_rows(pairs: int, experts: int, block_m: int) -> int:
     """Each expert that gets a pair wastes fewer than `block_m` rows."""
     rows = pairs + min(pairs, experts) * (block_m - 1)
-    return triton.cdiv(rows, block_m) * block_m
+    return -(-rows // block_m) * block_m
 
 
 def empty(ids: Tensor, experts: int, block_m: int) -> Routing:
