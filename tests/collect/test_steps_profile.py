@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fwopt.cli.profiling import length_for
 from fwopt.collect import machine
 from fwopt.collect.journal import Journal
 from fwopt.collect.machine import Busy, BusyError
@@ -65,7 +66,7 @@ def test_prompts_are_unique_and_lengths_forced(steps, stub):
 
 def test_a_run_that_was_cut_goes_on_where_it_was(steps, stub):
     stub.fail_after = 30
-    with pytest.raises(ProbeError, match=r"answered 500 to a prompt of .*out of memory"):
+    with pytest.raises(ProbeError, match=r"HTTP 500: .*out of memory.*a prompt of"):
         steps.measure(Endpoint(stub.url, "toy", "vllm"))
     (journal,) = (steps.out / ".unfinished").iterdir()
     answered = len(journal.read_text().splitlines()) - 1
@@ -176,3 +177,7 @@ def test_bad_input_is_one_line(model, tmp_path, arguments, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_tune_profiles_contexts_as_long_as_the_workloads():
+    assert [length_for(n) for n in (1, 192, 256, 448, 449, 3000, 100_000)] == [128, 256, 512, 512, 1024, 4096, 4096]

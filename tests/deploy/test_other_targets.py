@@ -47,6 +47,22 @@ def test_every_llamacpp_slot_has_the_whole_context(make_plan, tmp_path):
     assert found["LLAMA_ARG_UBATCH"] == "256"
 
 
+def test_llamacpp_slots_share_one_pool_so_that_any_of_them_decode_together(make_plan, tmp_path):
+    """A cache per slot computes only neighbouring slots in one go."""
+    write(make_plan(LLAMA["plain"]), tmp_path, "llamacpp")
+    assert assignments(tmp_path / "llamacpp" / "llama-server.env")["LLAMA_ARG_KV_UNIFIED"] == "true"
+
+
+def test_llamacpp_clears_idle_slots_and_keeps_their_prompts_where_prefixes_are_cached(make_plan, tmp_path):
+    """Attention passes over what idle slots hold; with CACHE_RAM=0 they would keep it."""
+    found = {}
+    for name in ("plain", "8-bit cache, prefixes off"):
+        write(make_plan(LLAMA[name]), tmp_path / name, "llamacpp")
+        found[name] = assignments(tmp_path / name / "llamacpp" / "llama-server.env")["LLAMA_ARG_CACHE_RAM"]
+    assert found["plain"] == str(8 * 2048 * 36 * 2 * 8 * 128 * 2 // 2**20)  # Qwen3-8B in bf16
+    assert found["8-bit cache, prefixes off"] == "1"
+
+
 def test_on_a_processor_nothing_is_put_on_a_gpu(make_plan, cpu):
     text = render(make_plan(LLAMA["plain"], device=cpu), "llamacpp")["llama-server.env"]
     assert "LLAMA_ARG_DEVICE=none" in text

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from fwopt.engine.batch import decode_groups, make_plan
+from fwopt.engine.batch import Plan, decode_groups, make_plan
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.runner import Runner
 from fwopt.engine.scheduler import Scheduler
 from fwopt.engine.sequence import Sampling, Sequence
+from fwopt.engine.settings import Settings
 
 from .conftest import MODELS
 
@@ -22,24 +29,30 @@ def prompts(vocabulary: int) -> list[list[int]]:
     return [rng.integers(3, vocabulary, n).tolist() for n in (1, 50, 90, 17)]
 
 
+def steps(
+    settings: Settings, texts: list[list[int]], prompt_tokens: list[int], group_blocks: int | None = None
+) -> Iterator[tuple[Plan, list[int]]]:
+    """Steps that compute each text from its prompt on, what follows the prompt being forced, and whose logits they
+    give."""
+    scheduler = Scheduler(settings.candidate.batching, 64, settings.max_model_len)
+    for i, (text, prompt) in enumerate(zip(texts, prompt_tokens, strict=True)):
+        scheduler.add(Sequence.new(i, text[:prompt], Sampling(max_tokens=len(text) - prompt + 1)))
+    while scheduler.busy:
+        step = scheduler.schedule()
+        ids = [sequence.id for sequence in step.sampling]
+        yield make_plan(step, settings.candidate.batching.block_size, group_blocks), ids
+        scheduler.complete(step, [(texts[s.id] + [5])[len(s.tokens)] for s in step.sampling])
+
+
 def logits_by_steps(
     runner: Runner, texts: list[list[int]], prompt_tokens: list[int], group_blocks: int | None = None
 ) -> list[torch.Tensor]:
-    """Logits after each prefix of each text from its prompt on; what follows the prompt is forced."""
-    settings = runner.settings
-    scheduler = Scheduler(settings.candidate.batching, 64, settings.max_model_len)
+    """Logits after each prefix of each text from its prompt on."""
     runner.allocate(64)
-    for i, (text, prompt) in enumerate(zip(texts, prompt_tokens, strict=True)):
-        scheduler.add(Sequence.new(i, text[:prompt], Sampling(max_tokens=len(text) - prompt + 1)))
     found: list[list[torch.Tensor]] = [[] for _ in texts]
-    while scheduler.busy:
-        step = scheduler.schedule()
-        logits = runner.run(make_plan(step, settings.candidate.batching.block_size, group_blocks))
-        forced = []
-        for sequence, row in zip(step.sampling, logits, strict=True):
-            found[sequence.id].append(row)
-            forced.append((texts[sequence.id] + [5])[len(sequence.tokens)])
-        scheduler.complete(step, forced)
+    for plan, ids in steps(runner.settings, texts, prompt_tokens, group_blocks):
+        for i, row in zip(ids, runner.run(plan), strict=True):
+            found[i].append(row)
     return [torch.stack(rows) for rows in found]
 
 
@@ -68,11 +81,77 @@ def test_logits_are_near_transformers_in_bfloat16(name, model_folder, make_setti
     starts = [1, 30, 70, 16]
     settings = make_settings(folder, {"max_num_batched_tokens": 48, "max_num_seqs": 3}, dtype="bf16")
     ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
+    assert_near_in_bfloat16(ours, folder, texts, starts)
+
+
+def assert_near_in_bfloat16(ours, folder, texts, starts):
     exact, theirs = reference(folder, torch.float32, texts), reference(folder, torch.bfloat16, texts)
     after = [slice(start - 1, None) for start in starts]
-    ours_error = torch.cat([(m - e[a]).norm(dim=1) for m, e, a in zip(ours, exact, after, strict=True)])
-    their_error = torch.cat([(t[a] - e[a]).norm(dim=1) for t, e, a in zip(theirs, exact, after, strict=True)])
-    assert ours_error.median() < 1.5 * their_error.median()  # a token whose experts flip at a tie is far off in both
+    assert_nearly_as_near(
+        ours, [e[a] for e, a in zip(exact, after, strict=True)], [t[a] for t, a in zip(theirs, after, strict=True)]
+    )
+
+
+def assert_nearly_as_near(ours, exact, theirs):
+    """A token whose experts flip at a tie is far off in both."""
+    our_error, their_error = (
+        torch.cat([(got - want).norm(dim=1) for got, want in zip(found, exact, strict=True)])
+        for found in (ours, theirs)
+    )
+    assert our_error.median() < 1.5 * their_error.median()
+
+
+_RUN_INTERPRETED = """
+import pickle, sys, torch
+from fwopt.engine.parallel import Ranks
+from fwopt.engine.runner import Runner
+settings, plans = pickle.load(sys.stdin.buffer)
+runner = Runner(settings, Ranks())
+runner.allocate(64)
+pickle.dump([runner.run(plan).tolist() for plan in plans], sys.stdout.buffer)
+"""
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3-moe"])
+def test_logits_of_the_triton_kernels_are_near_too(name, model_folder, make_settings):
+    folder, texts, starts = model_folder(name), TRITON_TEXTS, TRITON_STARTS
+    assert_near_in_bfloat16(logits_interpreted(make_settings, folder), folder, texts, starts)
+
+
+def test_4_bit_weights_by_the_triton_kernel_give_the_engines_own_logits(model_folder, make_settings):
+    folder, scheme = model_folder("llama"), {"quantization": {"kind": "w4a16", "group_size": 32}}
+    exact, rounded = (
+        logits_by_steps(
+            Runner(make_settings(folder, LIMITS, dtype=dtype, candidate=scheme), Ranks()), TRITON_TEXTS, TRITON_STARTS
+        )
+        for dtype in ("fp32", "bf16")
+    )
+    assert_nearly_as_near(logits_interpreted(make_settings, folder, candidate=scheme), exact, rounded)
+
+
+TRITON_TEXTS = [prompts(320)[i][:n] for i, n in ((1, 45), (3, 17), (2, 40))]
+TRITON_STARTS = [40, 12, 37]
+LIMITS = {"max_num_batched_tokens": 32, "max_num_seqs": 3}
+
+
+def logits_interpreted(make_settings, folder, **options) -> list[torch.Tensor]:
+    """Of `TRITON_TEXTS`, in a process in which Triton interprets."""
+    pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+    settings = make_settings(folder, LIMITS, dtype="bf16", operators="triton", **options)
+    found = list(steps(settings, TRITON_TEXTS, TRITON_STARTS))
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_INTERPRETED],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        input=pickle.dumps((settings, [plan for plan, _ in found])),
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    ours: list[list[list[float]]] = [[] for _ in TRITON_TEXTS]
+    for (_, ids), rows in zip(found, pickle.loads(done.stdout), strict=True):
+        for i, row in zip(ids, rows, strict=True):
+            ours[i].append(row)
+    return [torch.tensor(rows) for rows in ours]
 
 
 def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):

@@ -55,6 +55,14 @@ def serve(
         ),
     ] = None,
     enforce_eager: Annotated[bool, typer.Option(help="No CUDA graphs.", rich_help_panel=_ENGINE)] = False,
+    operators: Annotated[
+        str | None,
+        typer.Option(
+            metavar="torch|triton",
+            help="triton: fwopt_kernels, torch for the rest. [default: triton on a GPU]",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
 ) -> None:
     """Serve one model with the reference engine: completions and chat, streamed, every step recorded."""
     from fwopt.cli.serving import Asked, prepare
@@ -63,7 +71,7 @@ def serve(
     asked = Asked(
         config=config, model=model, served_model_name=served_model_name, tokenizer=tokenizer, records=records,
         load_format=load_format, device=device, dtype=dtype, threads=threads, kv_cache_gib=kv_cache_gib,
-        max_model_len=max_model_len, enforce_eager=enforce_eager,
+        max_model_len=max_model_len, enforce_eager=enforce_eager, operators=operators,
     )  # fmt: skip
     settings, served = prepare(asked)
     raise typer.Exit(run(settings, served, host, port))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from fwopt.engine.architecture import Architecture, read_architecture
 from fwopt.engine.server.app import Served
 from fwopt.engine.server.serve import served_model
-from fwopt.engine.settings import DeviceKind, DType, LoadFormat, Settings, check
+from fwopt.engine.settings import DeviceKind, DType, LoadFormat, Operators, Settings, check, without_triton
 from fwopt.errors import InputError
 from fwopt.perf.capture import capture_sizes
 from fwopt.spec.candidate import Candidate
@@ -40,6 +40,7 @@ class Asked:
     kv_cache_gib: float | None
     max_model_len: int | None
     enforce_eager: bool
+    operators: str | None
 
 
 def prepare(asked: Asked) -> tuple[Settings, Served]:
@@ -56,6 +57,9 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
     device = cast(DeviceKind, _one_of("--device", asked.device or _device(), ("cpu", "cuda")))
     batching, tp = candidate.batching, candidate.parallelism.tp
     graphs = device == "cuda" and not asked.enforce_eager
+    dtype = cast(DType, _one_of("--dtype", asked.dtype, ("bf16", "fp32")))
+    there = device == "cuda" and without_triton(architecture, dtype) is None
+    operators = _one_of("--operators", asked.operators or ("triton" if there else "torch"), ("torch", "triton"))
     settings = Settings(
         model=place,
         architecture=architecture,
@@ -63,7 +67,8 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
         max_model_len=asked.max_model_len or batching.max_model_len or architecture.max_position,
         load_format=cast(LoadFormat, _one_of("--load-format", asked.load_format, ("auto", "dummy"))),
         device=device,
-        dtype=cast(DType, _one_of("--dtype", asked.dtype, ("bf16", "fp32"))),
+        dtype=dtype,
+        operators=cast(Operators, operators),
         threads=asked.threads or max(1, len(os.sched_getaffinity(0)) // tp),
         kv_cache_bytes=None if asked.kv_cache_gib is None else int(asked.kv_cache_gib * 2**30),
         capture_sizes=tuple(int(s) for s in capture_sizes("fwopt", batching, _GRAPH_LIMIT)) if graphs else (),

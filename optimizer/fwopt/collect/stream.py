@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from fwopt.errors import FwoptError
 from fwopt.live.bodies import FRESH_CONNECTIONS, Messages
 from fwopt.live.endpoint import Endpoint
+from fwopt.live.exchange import Exchange
 from fwopt.live.http import Pool
 from fwopt.live.options import ReplayOptions
-from fwopt.live.stream import Event, EventParser, StreamError
+from fwopt.live.rows import MICROSECOND, Rows
 
 TIMEOUT_S = 300.0
 """Without a chunk for so long, the engine hangs."""
-_CONNECT_S = 30.0
-_ERROR_BYTES = 4096
+_OPTIONS = ReplayOptions(
+    prefix_caching=False, first_token_timeout_s=TIMEOUT_S, between_tokens_timeout_s=TIMEOUT_S, connect_timeout_s=30.0
+)
+_LOOK_S = 1.0
+"""Between looks at the timeouts."""
 
 
 class ProbeError(FwoptError):
@@ -75,58 +80,31 @@ class Mark:
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class _Reply:
-    """The `Receiver` of one probe."""
+class _Probe(Exchange):
+    """A probe on its way."""
+
+    __slots__ = ("_mark", "done", "rows")
 
     def __init__(self, mark: Mark | None) -> None:
-        self.stream, self.problem = Stream(0.0), ""
-        self.done = asyncio.Event()
-        self.status, self._error = 0, b""
-        self._mark, self._parser = mark, EventParser(chat=False)
-        self._closing_s: float | None = None
+        self.rows, self.done = Rows.empty(1), asyncio.Event()
+        now = perf_counter()
+        super().__init__(0, self.rows, 0.0, now, False, self._over)
+        self._mark = mark
 
-    def sent(self, now_s: float) -> None:
-        self.stream.sent_s = now_s
-
-    def head(self, status: int, headers: dict[bytes, bytes], now_s: float) -> None:
-        self.status = status
-
-    def body(self, data: bytes, now_s: float) -> None:
-        if self.status != 200:
-            self._error += data[: _ERROR_BYTES - len(self._error)]
-            return
-        try:
-            for event in self._parser.feed(data):
-                self._take(event, now_s)
-        except StreamError as error:
-            self._end(str(error))
-
-    def _take(self, event: Event, now_s: float) -> None:
-        if event.usage is not None:
-            self.stream.tokens = event.usage.completion_tokens
-        if event.carries_tokens:
-            self.stream.chunk_s.append(now_s)
-        elif event.finish_reason is not None:
-            self._closing_s = now_s
-        if self._mark is not None and len(self.stream.chunk_s) >= self._mark.chunks:
+    def _token(self, now_s: float) -> None:
+        super()._token(now_s)
+        if self._mark is not None and len(self.chunk_us) >= self._mark.chunks:
             self._mark.reached.set()
 
-    def end(self, now_s: float) -> None:
-        if self.status != 200:
-            self._end(" ".join(self._error.decode("utf-8", "replace").split())[:200])
-            return
-        if not self.stream.chunk_s and self._closing_s is not None:  # a lone token without text comes with the end
-            self.stream.chunk_s.append(self._closing_s)
-        self._end("" if self._parser.done else "the stream ended without [DONE]")
-
-    def lost(self, reason: str, now_s: float) -> None:
-        self._end(reason)
-
-    def _end(self, problem: str) -> None:
-        self.problem = self.problem or problem
+    def _over(self, _: Exchange) -> None:
         self.done.set()
         if self._mark is not None:
             self._mark.reached.set()  # whoever waits for it must hear of a failure too
+
+    @property
+    def stream(self) -> Stream:
+        times = [self.started_s + us * MICROSECOND for us in self.chunk_us]
+        return Stream(float(self.rows.sent_s[0]), times, self.usage.completion_tokens if self.usage else 0)
 
 
 class Asker:
@@ -134,44 +112,44 @@ class Asker:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._pool = Pool(endpoint.url, fresh=endpoint.engine in FRESH_CONNECTIONS, timeout_s=_CONNECT_S)
-        self._messages = Messages(endpoint, ReplayOptions(prefix_caching=False), self._pool.netloc)
+        self._pool = Pool(
+            endpoint.url, fresh=endpoint.engine in FRESH_CONNECTIONS, timeout_s=_OPTIONS.connect_timeout_s
+        )
+        self._messages = Messages(endpoint, _OPTIONS, self._pool.netloc)
 
     async def complete(self, prompt: list[int], output_tokens: int, mark: Mark | None = None) -> Stream:
         """Send one request and follow it to its end; raises ProbeError."""
-        url, reply = self._endpoint.url, _Reply(mark)
+        url, probe = self._endpoint.url, _Probe(mark)
         message = self._messages.of(prompt, output_tokens)
         try:
-            connection = self._pool.take() or await self._pool.open()
-            connection.send(message, reply)
-            await self._ended(reply)
+            probe.connection = self._pool.take() or await self._pool.open()
         except OSError as error:
-            if mark is not None:
-                mark.reached.set()
-            raise ProbeError(f"{url}: {type(error).__name__}: {error}") from None
-        stream = reply.stream
-        if reply.status not in (0, 200):
-            raise ProbeError(f"{url} answered {reply.status} to a prompt of {len(prompt)} tokens: {reply.problem}")
-        if reply.problem:
-            raise ProbeError(f"{url}: {reply.problem}, after {len(stream.chunk_s)} chunks")
-        if stream.tokens != output_tokens or not stream.chunk_s:
+            probe.lost(f"{type(error).__name__}: {error}", perf_counter())
+        else:
+            probe.connection.send(message, probe)
+            await _ended(probe)
+        stream = probe.stream
+        if 0 in probe.rows.errors:
+            raise ProbeError(
+                f"{url}: {probe.rows.errors[0]} (a prompt of {len(prompt)} tokens, {len(stream.chunk_s)} chunks came)"
+            )
+        if stream.tokens != output_tokens:
             raise ProbeError(
                 f"{url}: {output_tokens} output tokens were asked for and {stream.tokens} came in "
                 f"{len(stream.chunk_s)} chunks; the engine has to honour ignore_eos and report usage"
             )
         return stream
 
-    async def _ended(self, reply: _Reply) -> None:
-        """Wait for the end; TimeoutError once nothing came for `TIMEOUT_S`."""
-        seen = -1
-        while not reply.done.is_set():
-            if seen == len(reply.stream.chunk_s):
-                raise TimeoutError(f"no token for {TIMEOUT_S:g} s after {seen} chunks")
-            seen = len(reply.stream.chunk_s)
-            try:
-                await asyncio.wait_for(reply.done.wait(), TIMEOUT_S)
-            except TimeoutError:
-                continue
-
     def close(self) -> None:
         self._pool.close()
+
+
+async def _ended(probe: _Probe) -> None:
+    """Wait for the end, or for a timeout of `_OPTIONS`."""
+    while not probe.done.is_set():
+        try:
+            await asyncio.wait_for(probe.done.wait(), _LOOK_S)
+        except TimeoutError:
+            reason = probe.overdue(_OPTIONS, perf_counter())
+            if reason is not None:
+                probe.time_out(reason, perf_counter())

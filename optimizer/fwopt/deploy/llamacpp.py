@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.errors import InputError
+from fwopt.perf.memory import kv_layout
 from fwopt.spec.candidate import Candidate, Gguf
 from fwopt.spec.plan import Entry, Plan
 from fwopt.targets.gguf import base_name, file_name
@@ -65,9 +66,9 @@ def settings(plan: Plan, candidate: Candidate, model: str) -> dict[str, Setting]
         "MODEL": str(_folder(model) / file_name(model, weights)),
         "ALIAS": base_name(model),
         "N_PARALLEL": b.max_num_seqs,
-        # the context of all slots together; apart, so that no slot's attention passes over the others' cells
+        # one pool for all slots: apart, slots that are not neighbours decode one after the other (docs/deploy.md)
         "CTX_SIZE": b.max_num_seqs * longest,
-        "KV_UNIFIED": False,
+        "KV_UNIFIED": True,
         "KV_UNIFIED_PER_SLOT": longest,
         "BATCH": b.max_num_batched_tokens,
         "UBATCH": min(MICROBATCH_TOKENS, b.max_num_batched_tokens),
@@ -75,14 +76,21 @@ def settings(plan: Plan, candidate: Candidate, model: str) -> dict[str, Setting]
         "CACHE_TYPE_V": CACHE_TYPES[candidate.kv_dtype],
         "FLASH_ATTN": "on",
         "CACHE_PROMPT": b.prefix_caching,
-        # prompts of idle slots kept in memory that nobody counted, and sizes changed to fit: both off
-        "CACHE_RAM": 0,
+        # where prompts of idle slots go, so that attention does not pass over their cells; 0 would leave them there
+        "CACHE_RAM": _parked_mib(plan, candidate) if b.prefix_caching else 1,
         "FIT": "off",
         "ENDPOINT_METRICS": True,
     }
     if plan.hardware.device.kind == "cpu":
         return found | {"DEVICE": "none"}
     return found | {"N_GPU_LAYERS": "all", "SPLIT_MODE": "layer" if candidate.parallelism.pp > 1 else "none"}
+
+
+def _parked_mib(plan: Plan, candidate: Candidate) -> int:
+    """As much as the slots' own pool, which is what the simulated prefix cache holds."""
+    layout = kv_layout(plan.model, candidate.kv_dtype, candidate.parallelism)
+    tokens = candidate.batching.max_num_seqs * (candidate.batching.max_model_len or plan.model.max_context_tokens)
+    return -(-tokens * (layout.full + layout.sliding) // 2**20)
 
 
 def _servable(candidate: Candidate) -> Gguf:

@@ -111,7 +111,8 @@ class DecodeInput:
     table: Tensor
     """(decodes, blocks)"""
     masks: dict[int | None, Tensor]
-    """(decodes, 1, 1, positions) by window: 0 where a decode attends, minus infinity elsewhere."""
+    """(decodes, 1, 1, positions) by window: 0 where a decode attends, minus infinity elsewhere. None where kernels go
+    by lengths."""
 
 
 @dataclass(slots=True)
@@ -136,25 +137,26 @@ def decode_mask(positions: Tensor, length: int, window: int | None, dtype: torch
     return mask[:, None, None, :]
 
 
-def decode_input(
-    rows: slice,
-    table: Tensor,
-    positions: Tensor,
-    block_size: int,
-    windows: frozenset[int | None],
-    dtype: torch.dtype,
-) -> DecodeInput:
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Which attention masks a model's steps need."""
+
+    windows: frozenset[int | None]
+    """Of its layers; None: one that sees everything."""
+    decodes: bool
+    chunks: bool
+    """Also of prompt chunks that are plainly causal (attention sinks)."""
+    dtype: torch.dtype
+
+
+def decode_input(rows: slice, table: Tensor, positions: Tensor, block_size: int, masks: Masks) -> DecodeInput:
     """What the tokens at `rows` of `positions` need to attend over `table`."""
     length = table.shape[1] * block_size
-    masks = {window: decode_mask(positions[rows], length, window, dtype) for window in windows}
-    return DecodeInput(rows, table, masks)
+    windows = masks.windows if masks.decodes else frozenset()
+    return DecodeInput(rows, table, {w: decode_mask(positions[rows], length, w, masks.dtype) for w in windows})
 
 
-def make_batch(
-    plan: Plan, block_size: int, windows: frozenset[int | None], masked: bool, dtype: torch.dtype, device: torch.device
-) -> Batch:
-    """`masked`: prompt chunks need explicit masks (attention sinks)."""
-
+def make_batch(plan: Plan, block_size: int, masks: Masks, device: torch.device) -> Batch:
     def put(array: Integers) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
@@ -164,17 +166,16 @@ def make_batch(
     for count, blocks in plan.groups:
         rows = slice(begin, begin + count)
         begin += count
-        table = put(plan.table[rows, :blocks])
-        batch.decodes.append(decode_input(rows, table, positions, block_size, windows, dtype))
+        batch.decodes.append(decode_input(rows, put(plan.table[rows, :blocks]), positions, block_size, masks))
     begin = plan.decodes
     for start, length, held in plan.chunks:
         rows = slice(begin, begin + length)
         begin += length
-        masks: dict[int | None, Tensor | None] = {}
-        for window in windows:
-            if start == 0 and not masked and (window is None or window >= length):
-                masks[window] = None
+        seen: dict[int | None, Tensor | None] = {}
+        for window in masks.windows:
+            if start == 0 and not masks.chunks and (window is None or window >= length):
+                seen[window] = None
             else:
-                masks[window] = decode_mask(positions[rows], start + length, window, dtype)[:, 0, 0]
-        batch.chunks.append(ChunkInput(rows, put(held)[None] if start else None, start + length, masks))
+                seen[window] = decode_mask(positions[rows], start + length, window, masks.dtype)[:, 0, 0]
+        batch.chunks.append(ChunkInput(rows, put(held)[None] if start else None, start + length, seen))
     return batch

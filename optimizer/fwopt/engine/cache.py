@@ -1,11 +1,10 @@
-"""How many KV blocks there are, and the tensors that hold them."""
+"""How many KV blocks there are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from fwopt.engine.architecture import Architecture
 from fwopt.engine.linear import FP8
@@ -56,11 +55,3 @@ def _free_memory_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise InputError("/proc/meminfo does not say how much memory is free; give --kv-cache-gib")
-
-
-def allocate(
-    shape: Architecture, kv_heads: int, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-) -> list[Tensor]:
-    """One tensor a layer, (blocks + 1, 2 * kv heads, block size, head size): the last block takes padding."""
-    size = (blocks + 1, 2 * kv_heads, block_size, shape.head_dim)
-    return [torch.zeros(size, dtype=dtype, device=device) for _ in shape.layers]

@@ -25,18 +25,20 @@ class _Captured:
 
 class DecodeGraphs:
     """A step of n decodes runs as the smallest captured size of at least n; the rows beyond n are padding, whose keys
-    and values go to the cache's last block."""
+    and values go to the cache's last block, number `blocks`."""
 
-    def __init__(self, model: Model, caches: Sequence[Tensor], block_size: int, sizes: Sequence[int]) -> None:
+    def __init__(
+        self, model: Model, caches: Sequence[Tensor], blocks: int, block_size: int, sizes: Sequence[int]
+    ) -> None:
         self._model, self._caches, self._block_size, self._sizes = model, caches, block_size, sorted(sizes)
-        self._spare = len(caches[0]) - 1
+        self._spare = blocks
         most = self._sizes[-1]
         device = model.device
         self._tokens, self._positions, self._slots = (
             torch.zeros(most, dtype=torch.int64, device=device) for _ in range(3)
         )
         self._rows = torch.arange(most, device=device)
-        self._widths = self._table_widths(len(model.cosine))
+        self._widths = self._table_widths(model.max_positions)
         self._captured: dict[tuple[int, int], _Captured] = {}
 
     def _table_widths(self, longest: int) -> list[int]:
@@ -64,7 +66,7 @@ class DecodeGraphs:
 
     def _forward(self, size: int, table: Tensor) -> Tensor:
         rows, positions = slice(0, size), self._positions[:size]
-        group = decode_input(rows, table, positions, self._block_size, self._model.windows, self._model.dtype)
+        group = decode_input(rows, table, positions, self._block_size, self._model.masks)
         batch = Batch(self._tokens[rows], positions, self._slots[rows], self._rows[rows], [group])
         return self._model.logits(self._model.forward(batch, self._caches))
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fwopt.engine import operators as op
 from fwopt.engine.architecture import Architecture, Experts, Layer, frequencies
-from fwopt.engine.batch import Batch
+from fwopt.engine.batch import Batch, Masks
 from fwopt.engine.linear import Linear
 from fwopt.engine.parallel import Ranks
+from fwopt.engine.paths import Attended, Path, Step, TorchPath
 from fwopt.engine.weights import Loader
 
 
@@ -51,39 +52,36 @@ class LayerWeights:
     mlp: DenseWeights | ExpertWeights
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a step's keys and values are, the same in every layer's cache."""
-
-    written: Tensor
-    decodes: list[Tensor]
-    chunks: list[Tensor | None]
-    """None: the chunk attends to its own tokens only."""
-
-
 class Model:
     """Weights of one rank, and the forward pass over a batch."""
 
-    def __init__(self, shape: Architecture, loader: Loader, ranks: Ranks, max_positions: int) -> None:
+    def __init__(
+        self, shape: Architecture, loader: Loader, ranks: Ranks, max_positions: int, kernels: bool = False
+    ) -> None:
         self.shape, self.ranks, self.dtype, self.device = shape, ranks, loader.dtype, loader.device
         self.heads = ranks.share(shape.heads, "attention heads")
         kv = ranks.kv_slice(shape.kv_heads)
         self.kv_heads = kv.stop - kv.start
         self.scale = shape.head_dim**-0.5
-        self.windows = frozenset(layer.window_tokens for layer in shape.layers)
         self.embedding = loader.embedding()
         self.layers = [self._layer(loader, f"model.layers.{i}", layer) for i, layer in enumerate(shape.layers)]
         self.norm = loader.vector("model.norm.weight", shape.hidden_size)
         self.head = loader.head()
-        self.cosine, self.sine = self._angles(max_positions)
+        self.max_positions = max_positions
+        self.path = self._path(kernels)
+        windows = frozenset(layer.window_tokens for layer in shape.layers)
+        self.masks = Masks(windows, decodes=self.path.masked, chunks=shape.sinks, dtype=self.dtype)
 
-    def _angles(self, positions: int) -> tuple[Tensor, Tensor]:
-        """(positions, 1, head size) cosines and sines; the sines of the first half carry a minus."""
+    def _path(self, kernels: bool) -> Path:
         rates, factor = frequencies(self.shape.rope, self.shape.head_dim)
-        angle = torch.arange(positions).double()[:, None] * torch.tensor(rates, dtype=torch.float32).double()
+        angle = torch.arange(self.max_positions).double()[:, None] * torch.tensor(rates, dtype=torch.float32).double()
         cosine, sine = (angle.float().cos() * factor), (angle.float().sin() * factor)
-        pairs = torch.cat((cosine, cosine), 1)[:, None], torch.cat((-sine, sine), 1)[:, None]
-        return pairs[0].to(self.device, self.dtype), pairs[1].to(self.device, self.dtype)
+        angles = cosine.to(self.device, self.dtype), sine.to(self.device, self.dtype)
+        if not kernels:
+            return TorchPath(angles)
+        from fwopt.engine.kernel_path import KernelPath  # needs Triton
+
+        return KernelPath(angles)
 
     def _layer(self, loader: Loader, name: str, layer: Layer) -> LayerWeights:
         hidden = self.shape.hidden_size
@@ -111,20 +109,15 @@ class Model:
 
     def forward(self, batch: Batch, caches: Sequence[Tensor]) -> Tensor:
         """Hidden states (T, hidden) after the last norm; writes the keys and values of the batch's tokens."""
-        x = self.embed(batch.tokens)
-        cosine, sine = self.cosine[batch.positions], self.sine[batch.positions]
-        heads, size = 2 * self.kv_heads, caches[0].shape[2]
-        places = Places(
-            written=op.token_rows(batch.slots, heads, size),
-            decodes=[op.block_rows(d.table, heads) for d in batch.decodes],
-            chunks=[None if c.table is None else op.block_rows(c.table, heads) for c in batch.chunks],
-        )
-        for layer, cache in zip(self.layers, caches, strict=True):
-            attended = self._attention(layer, x, batch, places, cache, cosine, sine)
-            x = x + self.ranks.sum(attended)
-            normed = op.rms_norm(x, layer.mlp_norm, self.shape.norm_eps)
-            x = x + self.ranks.sum(self._mlp(layer.mlp, normed))
-        return op.rms_norm(x, self.norm, self.shape.norm_eps)
+        residual, eps = self.embed(batch.tokens), self.shape.norm_eps
+        step = self.path.step(batch, caches[0])
+        norms = [*(layer.attention.norm for layer in self.layers[1:]), self.norm]
+        x = op.rms_norm(residual, self.layers[0].attention.norm, eps)
+        for layer, cache, norm in zip(self.layers, caches, norms, strict=True):
+            attended = self.ranks.sum(self._attention(layer, x, batch, step, cache))
+            x = self.path.add_norm(attended, residual, layer.mlp_norm, eps)
+            x = self.path.add_norm(self.ranks.sum(self._mlp(layer.mlp, x)), residual, norm, eps)
+        return x
 
     def embed(self, tokens: Tensor) -> Tensor:
         if self.ranks.size == 1:
@@ -137,35 +130,21 @@ class Model:
         """(N, vocabulary) in float32."""
         return self.ranks.join(self.head(hidden))[:, : self.shape.vocab_size].float()
 
-    def _attention(
-        self,
-        layer: LayerWeights,
-        x: Tensor,
-        batch: Batch,
-        places: Places,
-        cache: Tensor,
-        cosine: Tensor,
-        sine: Tensor,
-    ) -> Tensor:
+    def _attention(self, layer: LayerWeights, x: Tensor, batch: Batch, step: Step, cache: Tensor) -> Tensor:
         weights, heads, size = layer.attention, self.heads, self.shape.head_dim
-        normed = op.rms_norm(x, weights.norm, self.shape.norm_eps)
-        qkv = weights.qkv(normed).view(len(x), -1, size)
-        turning = qkv[:, : heads + self.kv_heads]
+        qkv = weights.qkv(x).view(len(x), -1, size)
         if weights.head_norm is not None:
+            turning = qkv[:, : heads + self.kv_heads]
             turning.copy_(F.rms_norm(turning, (size,), None, self.shape.norm_eps) * weights.head_norm)
-        op.rotate(turning, cosine, sine)
-        op.write_cache(cache, qkv[:, heads:], places.written)
-        q = qkv[:, :heads]
-        parts = []
-        for group, held in zip(batch.decodes, places.decodes, strict=True):
-            mask = group.masks[layer.window]
-            parts.append(op.decode_attention(q[group.rows], cache, held, mask, self.scale, weights.sinks))
-        for chunk, rows in zip(batch.chunks, places.chunks, strict=True):
-            if rows is None:
+        step.store(qkv, heads, cache)
+        q, how = qkv[:, :heads], Attended(self.scale, layer.window, weights.sinks)
+        parts = [step.decode(q[group.rows], cache, i, how) for i, group in enumerate(batch.decodes)]
+        for i, chunk in enumerate(batch.chunks):
+            if chunk.table is None:
                 kv = qkv[chunk.rows, heads:].transpose(0, 1).unsqueeze(0)
                 keys, values = kv[:, : self.kv_heads], kv[:, self.kv_heads :]
             else:
-                found = op.read_cache(cache, rows, self.dtype)
+                found = step.history(cache, i, self.dtype)
                 keys, values = (t[:, :, : chunk.context] for t in found)
             seen = chunk.masks[layer.window]
             parts.append(op.chunk_attention(q[chunk.rows], keys, values, seen, self.scale, weights.sinks))
@@ -174,7 +153,7 @@ class Model:
 
     def _mlp(self, mlp: DenseWeights | ExpertWeights, x: Tensor) -> Tensor:
         if isinstance(mlp, DenseWeights):
-            return mlp.down(op.silu_mul(mlp.gate_up(x)))
+            return mlp.down(self.path.silu_mul(mlp.gate_up(x)))
         scores, shape = mlp.router(x), mlp.shape
         if shape.biased:
             best, chosen = scores.topk(shape.per_token, dim=-1)

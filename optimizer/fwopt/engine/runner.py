@@ -42,9 +42,11 @@ class Runner:
             ranks,
             self.dtype,
             self.device,
+            settings.operators == "triton",
         )
         with torch.inference_mode():
-            self.model = Model(settings.architecture, loader, ranks, settings.max_model_len)
+            kernels = settings.operators == "triton"
+            self.model = Model(settings.architecture, loader, ranks, settings.max_model_len, kernels)
         self._cache_dtype = kv.cache_dtype(settings, self.dtype)
         self.block_bytes = kv.block_bytes(
             settings.architecture, self.model.kv_heads, self.block_size, self._cache_dtype
@@ -53,6 +55,7 @@ class Runner:
         self.group_blocks = GROUP_BYTES * len(self.model.layers) // self.block_bytes if cpu else None
         """See `make_plan`."""
         self.caches: list[Tensor] = []
+        self._blocks = 0
         most = settings.candidate.batching.max_num_seqs
         self.capture_sizes = tuple(sorted({min(size, most) for size in settings.capture_sizes}))
         """Without sizes that only steps with prompt chunks could fill: those are not captured here."""
@@ -62,10 +65,12 @@ class Runner:
         """Size of the graph that the last `run` replayed."""
 
     def allocate(self, blocks: int) -> None:
+        """One block more than asked for takes padding."""
         with torch.inference_mode():
-            self.caches = kv.allocate(
-                self.settings.architecture, self.model.kv_heads, blocks, self.block_size, self._cache_dtype, self.device
-            )
+            shape, make = self.settings.architecture, self.model.path.allocate
+            size = (blocks + 1, self.model.kv_heads, self.block_size, shape.head_dim)
+            self.caches = [make(*size, self._cache_dtype, self.device) for _ in shape.layers]
+            self._blocks = blocks
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor:
@@ -85,8 +90,7 @@ class Runner:
 
     def _launch(self, plan: Plan) -> Tensor:
         """Operator by operator."""
-        sinks = self.settings.architecture.sinks
-        batch = make_batch(plan, self.block_size, self.model.windows, sinks, self.dtype, self.device)
+        batch = make_batch(plan, self.block_size, self.model.masks, self.device)
         hidden = self.model.forward(batch, self.caches)
         return self.model.logits(hidden[batch.sampled])
 
@@ -109,7 +113,7 @@ class Runner:
         """One decode step, and the capture of all graphs."""
         self.run(decode_plan(1))
         if self.capture_sizes:
-            graphs = DecodeGraphs(self.model, self.caches, self.block_size, self.capture_sizes)
+            graphs = DecodeGraphs(self.model, self.caches, self._blocks, self.block_size, self.capture_sizes)
             graphs.capture()
             self._graphs = graphs
 

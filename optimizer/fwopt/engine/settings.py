@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from fwopt.spec.candidate import Candidate
 LoadFormat = Literal["auto", "dummy"]
 DeviceKind = Literal["cpu", "cuda"]
 DType = Literal["bf16", "fp32"]
+Operators = Literal["torch", "triton"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Settings:
     device: DeviceKind = "cpu"
     dtype: DType = "bf16"
     """Of activations, and of weights that are not quantized."""
+    operators: Operators = "torch"
+    """triton: `fwopt_kernels` where it has the operator, torch for the rest."""
     threads: int = 1
     """Of torch, on the CPU, in each rank."""
     kv_cache_bytes: int | None = None
@@ -54,8 +58,21 @@ def check(settings: Settings) -> None:
             f"without chunked prefill max_num_batched_tokens must be at least max_model_len, "
             f"got {b.max_num_batched_tokens} < {settings.max_model_len}"
         )
+    if settings.operators == "triton" and (reason := without_triton(settings.architecture, settings.dtype)):
+        raise InputError(f"operators triton: {reason}; use --operators torch")
     if settings.max_model_len > settings.architecture.max_position:
         raise InputError(
             f"max_model_len must be at most the model's {settings.architecture.max_position} positions, "
             f"got {settings.max_model_len}"
         )
+
+
+def without_triton(shape: Architecture, dtype: DType) -> str | None:
+    """Why `fwopt_kernels` cannot serve it, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if dtype != "bf16":
+        return f"the kernels compute in bf16, got {dtype}"
+    if shape.sinks:
+        return "the kernels have no attention sinks"
+    return None

@@ -45,11 +45,13 @@ def processor_fit(
 
 
 def slots_fit(device: DeviceSpec, candidate: Candidate, weights: int, bytes_per_token: int, longest: int) -> HostFit:
-    """llama.cpp: `max_num_seqs` slots of `longest` tokens each."""
+    """llama.cpp: `max_num_seqs` slots of `longest` tokens each. With a prefix cache, prompts of idle slots move to as
+    much of the host's memory again (`CACHE_RAM`)."""
     batching = candidate.batching
     blocks = batching.max_num_seqs * ceil_div(longest, batching.block_size)
     pool = batching.max_num_seqs * longest * bytes_per_token
-    need, have = weights + pool + LLAMACPP_RUNTIME_BYTES, device.memory_bytes
+    parked = pool if batching.prefix_caching and device.kind == "cpu" else 0
+    need, have = weights + pool + parked + LLAMACPP_RUNTIME_BYTES, device.memory_bytes
     if need > have:
         return HostFit(0, pool, ("weights and the context of every slot exceed the memory", need, have))
     return HostFit(blocks, pool)

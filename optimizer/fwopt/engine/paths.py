@@ -1,0 +1,113 @@
+"""Which code runs a layer's operators, and how it lays out the KV cache: torch anywhere, `fwopt_kernels` on a GPU.
+
+Shapes: T tokens, N sequences, H query heads, K key/value heads, D head size, S block size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from fwopt.engine import operators as op
+from fwopt.engine.batch import Batch
+
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines of the rotary embedding, (positions, D / 2) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """What every layer's attention has in common."""
+
+    scale: float
+    window: int | None
+    sinks: Tensor | None
+
+
+class Step(Protocol):
+    """One batch's positions and cache places, the same in every layer."""
+
+    def store(self, qkv: Tensor, heads: int, cache: Tensor) -> None:
+        """Rotate queries and keys of qkv (T, H + 2K, D) in place; write keys and values to the cache."""
+        ...
+
+    def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
+        """Attention of decode group `group` over its cached tokens: q and result (N, H, D)."""
+        ...
+
+    def history(self, cache: Tensor, chunk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (1, K, tokens, D) of prompt chunk `chunk` and of what precedes it; the end is padding."""
+        ...
+
+
+class Path(Protocol):
+    """The operators of one kind."""
+
+    masked: bool
+    """Whether decodes need their masks."""
+
+    def allocate(
+        self, blocks: int, kv_heads: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """One layer's cache, zeros."""
+        ...
+
+    def step(self, batch: Batch, cache: Tensor) -> Step: ...
+
+    def add_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """residual += x in place; its RMSNorm."""
+        ...
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor: ...
+
+
+class TorchPath:
+    """Caches are (blocks, 2K, S, D), key heads before value heads: what a head reads lies together."""
+
+    masked = True
+
+    def __init__(self, angles: Angles) -> None:
+        cosine, sine = angles
+        self._cosine = torch.cat((cosine, cosine), 1)[:, None]
+        self._sine = torch.cat((-sine, sine), 1)[:, None]
+
+    def allocate(
+        self, blocks: int, kv_heads: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        return torch.zeros(blocks, 2 * kv_heads, block_size, head_dim, dtype=dtype, device=device)
+
+    def step(self, batch: Batch, cache: Tensor) -> TorchStep:
+        return TorchStep(batch, cache, self._cosine[batch.positions], self._sine[batch.positions])
+
+    def add_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        residual += x
+        return F.rms_norm(residual, (residual.shape[-1],), weight, eps)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        return op.silu_mul(gate_up)
+
+
+class TorchStep:
+    def __init__(self, batch: Batch, cache: Tensor, cosine: Tensor, sine: Tensor) -> None:
+        heads, size = cache.shape[1], cache.shape[2]
+        self._batch, self._angles = batch, (cosine, sine)
+        self._written = op.token_rows(batch.slots, heads, size)
+        self._decodes = [op.block_rows(d.table, heads) for d in batch.decodes]
+        self._chunks = [None if c.table is None else op.block_rows(c.table, heads) for c in batch.chunks]
+
+    def store(self, qkv: Tensor, heads: int, cache: Tensor) -> None:
+        op.rotate(qkv[:, : heads + cache.shape[1] // 2], *self._angles)
+        op.write_cache(cache, qkv[:, heads:], self._written)
+
+    def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
+        mask = self._batch.decodes[group].masks[how.window]
+        return op.decode_attention(q, cache, self._decodes[group], mask, how.scale, how.sinks)
+
+    def history(self, cache: Tensor, chunk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        rows = self._chunks[chunk]
+        assert rows is not None
+        return op.read_cache(cache, rows, dtype)
