@@ -17,7 +17,18 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     out, work = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("work")
-    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--out", str(out), "--work", str(work), "--minutes", "30"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--work",
+        str(work),
+        "--minutes",
+        "30",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, command
