@@ -29,7 +29,7 @@ CACHES = 4
 """The inputs of a round are at least so many times the cache."""
 CPU_CACHE_BYTES = 16 * 2**20
 """A core's own caches and its part of the last level."""
-MOST_COPIES = 128
+MOST_COPIES = {"cuda": 128, "cpu": 16}
 MEMORY_SHARE = 0.5
 """Of the free memory, for copies of the inputs."""
 TIMEOUT_S = 120.0
@@ -90,18 +90,40 @@ _KEPT: list[_Subject] = []
 
 def bench(*, timeout_s: float = TIMEOUT_S) -> Child[Question, Timing]:
     """A process that measures; a variant that crashes or hangs it costs one line, and the next gets a fresh one."""
-    return Child(measure, _compile_kernels, timeout_s)
+    return Child(measure, compile_kernels, timeout_s)
 
 
-def _compile_kernels() -> None:
+def checker(*, timeout_s: float = TIMEOUT_S) -> Child[Question, None]:
+    """A process that only checks."""
+    return Child(verify, compile_kernels, timeout_s)
+
+
+def compile_kernels() -> None:
+    """In a child, before Triton is imported: kernels are compiled, whatever the parent does."""
     os.environ.pop("TRITON_INTERPRET", None)
+
+
+def verify(question: Question) -> None:
+    """`measure` without the timing."""
+    _measured(question, timing=False)
 
 
 def measure(question: Question) -> Timing:
     """Check, then time. Raises for a variant that cannot run or errs; `Spent` where the process cannot go on."""
+    timing = _measured(question, timing=True)
+    assert timing is not None
+    return timing
+
+
+def _measured(question: Question, *, timing: bool) -> Timing | None:
     try:
         subject = _subject(question)
         _check(subject, question.variant)
+        if not timing:
+            return None
+        if not subject.copies:
+            nbytes = subject.operator.work(question.format, dict(question.shape)).bytes
+            subject.copies = _copies(subject.pristine, nbytes, question.device)
         calls = [_call(subject.operator, case, question.variant) for case in subject.copies]
         return time_calls(calls, question.device, question.effort_s, graph=question.variant is not None)
     except WrongResultError:
@@ -137,13 +159,12 @@ def _subject(q: Question) -> _Subject:
         operator, shape = load(q.target), dict(q.shape)
         pristine = operator.case(q.format, shape, q.seed, device=q.device)
         reference = operator.reference(pristine)
-        copies = _copies(pristine, operator.work(q.format, shape).bytes, q.device)
-        _KEPT.append(_Subject(key, operator, q.device, pristine, reference, copies))
+        _KEPT.append(_Subject(key, operator, q.device, pristine, reference, []))
     return _KEPT[0]
 
 
 def _copies(case: Any, nbytes: int, device: str) -> list[Any]:
-    count = max(1, min(MOST_COPIES, -(-CACHES * cache_bytes(device) // max(nbytes, 1))))
+    count = max(1, min(MOST_COPIES[device], -(-CACHES * cache_bytes(device) // max(nbytes, 1))))
     if device == "cpu":
         return [copy.deepcopy(case) for _ in range(count)]
     import torch
