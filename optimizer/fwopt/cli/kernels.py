@@ -160,9 +160,9 @@ def _print(arch: str, reports: list[Any]) -> None:
     words = ("operator", "format", "default")
     numbers = ("variants", "compiled", "rejected", "failed", "registers", "shared bytes")
     for column in words:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "default", overflow="fold")
     for column in numbers:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for report in reports:
         for f in report["formats"]:
             default = f["default"]

@@ -1,4 +1,4 @@
-"""The engine on `fwopt_kernels`: fused norms, rotary embedding with the cache write, SiLU, paged decode attention.
+"""The engine on `fwopt_kernels`: fused norms, rotary embedding with the cache write, SiLU, decode attention, experts.
 
 Caches are (2, blocks, S, K, D), as vLLM's; prompt chunks attend in torch. In bfloat16, with a cache in it or in FP8.
 """
@@ -12,6 +12,8 @@ from fwopt.engine.batch import Batch
 from fwopt.engine.paths import Angles, Attended
 from fwopt_kernels.choice import Choices
 from fwopt_kernels.decode_attention import decode_attention
+from fwopt_kernels.fused_moe import fused_moe
+from fwopt_kernels.moe_formats import Matrix
 from fwopt_kernels.rms_norm import add_rms_norm
 from fwopt_kernels.rope_cache import rope_cache
 from fwopt_kernels.row_formats import Rows
@@ -45,6 +47,20 @@ class KernelPath:
         out = gate_up.new_empty(rows, columns)
         chosen = self._choices.best("silu_mul", "bf16", rows=rows, columns=columns)
         silu_mul(gate_up, Rows("bf16", out, None), variant=chosen)
+        return out
+
+    def experts(
+        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        biases: tuple[Tensor, Tensor] | None, limit: float,
+    ) -> Tensor:  # fmt: skip
+        assert biases is None
+        out, (tokens, top_k) = torch.empty_like(x), chosen.shape
+        variant = self._choices.best(
+            "fused_moe", "bf16", tokens=tokens, experts=len(up), top_k=top_k, hidden=x.shape[1],
+            intermediate=down.shape[2],
+        )  # fmt: skip
+        w1, w2 = Matrix("bf16", up, None), Matrix("bf16", down, None)
+        fused_moe(x, chosen.to(torch.int32), weights.float(), w1, w2, out, variant=variant)
         return out
 
 

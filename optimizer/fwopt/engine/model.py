@@ -40,7 +40,7 @@ class ExpertWeights:
     shape: Experts
     router: Linear
     up: Tensor
-    """(experts, hidden, 2 * width): gate, then up."""
+    """(experts, 2 * width, hidden): gate, then up."""
     down: Tensor
     biases: tuple[Tensor, Tensor] | None
 
@@ -164,4 +164,4 @@ class Model:
             if shape.normalize:
                 weights = weights / weights.sum(dim=-1, keepdim=True)
             weights = weights.to(x.dtype)
-        return op.experts(x, mlp.up, mlp.down, chosen, weights, mlp.biases, shape.limit)
+        return self.path.experts(x, mlp.up, mlp.down, chosen, weights, mlp.biases, shape.limit)

@@ -96,13 +96,13 @@ class Loader:
             return self._gpt_oss(name, experts)
         hidden, width = self._shape.hidden_size, experts.intermediate_size
         kept = self._ranks.part(width, "an expert's width")
-        up = torch.empty(experts.count, hidden, 2 * (kept.stop - kept.start), dtype=self.dtype, device=self.device)
-        down = torch.empty(experts.count, kept.stop - kept.start, hidden, dtype=self.dtype, device=self.device)
+        up = torch.empty(experts.count, 2 * (kept.stop - kept.start), hidden, dtype=self.dtype, device=self.device)
+        down = torch.empty(experts.count, hidden, kept.stop - kept.start, dtype=self.dtype, device=self.device)
         for e in range(experts.count):
             expert = f"{name}.experts.{e}"
             gate_up = [self._get(f"{expert}.{part}_proj.weight", width, hidden)[kept] for part in ("gate", "up")]
-            up[e] = round_weight(torch.cat(gate_up), self._experts).t()
-            down[e] = round_weight(self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept], self._experts).t()
+            up[e] = round_weight(torch.cat(gate_up), self._experts)
+            down[e] = round_weight(self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept], self._experts)
         router = self._get(f"{name}.gate.weight", experts.count, hidden)
         return self._linear(router, None, Bf16()), up, down, None
 
@@ -119,8 +119,9 @@ class Loader:
         router = self._linear(
             self._get(f"{name}.router.weight", count, hidden), self._get(f"{name}.router.bias", count), Bf16()
         )
-        weights = [t.contiguous().to(self.device) for t in (up, down, up_bias, down_bias)]
-        return router, weights[0], weights[1], (weights[2], weights[3])
+        products = [t.transpose(1, 2).contiguous().to(self.device) for t in (up, down)]
+        biases = [t.contiguous().to(self.device) for t in (up_bias, down_bias)]
+        return router, products[0], products[1], (biases[0], biases[1])
 
     def _packed(self, name: str, count: int, k: int, n: int) -> Tensor:
         """(count, k, n), stored as such or as MXFP4 blocks of the transposed matrix."""
