@@ -231,7 +231,7 @@ def _print(report: dict[str, Any]) -> None:
         name = f"{family['operator']} {family['format']} {fixed}"
         for bucket in family["buckets"]:
             table.add_row(name, " x ".join(f"{n:,}" for n in bucket["point"]), f"{bucket['calls_a_step']:.3g}",
-                          _us(bucket["default_s"]), _us(bucket["best_s"]), bucket["variant"] or "none runs",
+                          _us(bucket["default_s"]), _us(bucket["best_s"]), bucket["variant"] or ("none runs" if report["complete"] else "not reached"),
                           f"{bucket['gain_us_a_step']:.2f}", f"{bucket['gain_share']:.2%}")  # fmt: skip
             name = ""
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
