@@ -226,12 +226,13 @@ def _print(report: dict[str, Any]) -> None:
     table.add_column("variant", no_wrap=True)
     for column in ("gain us/step", "of the time"):
         table.add_column(column, justify="right", no_wrap=True)
+    none = "none runs" if report["complete"] else "not reached"
     for family in report["families"]:
         fixed = " ".join(f"{k}{v}" for k, v in family["fixed"].items())
         name = f"{family['operator']} {family['format']} {fixed}"
         for bucket in family["buckets"]:
             table.add_row(name, " x ".join(f"{n:,}" for n in bucket["point"]), f"{bucket['calls_a_step']:.3g}",
-                          _us(bucket["default_s"]), _us(bucket["best_s"]), bucket["variant"] or "none runs",
+                          _us(bucket["default_s"]), _us(bucket["best_s"]), bucket["variant"] or none,
                           f"{bucket['gain_us_a_step']:.2f}", f"{bucket['gain_share']:.2%}")  # fmt: skip
             name = ""
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
