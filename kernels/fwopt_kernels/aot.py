@@ -7,18 +7,20 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from fwopt_kernels.apart import Fault, ask_all, one_line
 from fwopt_kernels.compiler import Resources, compile_launch
 from fwopt_kernels.contract import ARCHITECTURES, Architecture, Variant
 from fwopt_kernels.registry import load
+
+COMPILE_S = 300.0
+"""Most that one variant may take; a variant takes 0.5 to 3 s."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,11 @@ def compile_all(jobs: Iterable[Job], *, workers: int | None = None) -> Iterator[
     if not todo:
         return
     count = min(workers or os.cpu_count() or 1, len(todo))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_settle_environment) as pool:
-        try:
-            for done in as_completed([pool.submit(_compile, job) for job in todo]):
-                with contextlib.suppress(OSError):  # without a cache folder the next run compiles again
-                    _write(done.result())
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for job, answer in ask_all(_compile, todo, workers=count, prepare=_settle_environment, timeout_s=COMPILE_S):
+        outcome = Outcome(job, (), f"compiling: {answer.reason}") if isinstance(answer, Fault) else answer
+        with contextlib.suppress(OSError):  # without a cache folder the next run compiles again
+            _write(outcome)
+        yield outcome
 
 
 def _settle_environment() -> None:
@@ -97,16 +95,8 @@ def _compile(job: Job) -> Outcome:
         launches = load(job.target).launches(job.format, job.variant)
         kernels = tuple(compile_launch(launch, ARCHITECTURES[job.arch]) for launch in launches)
     except Exception as error:
-        return Outcome(job, (), _one_line(error))
+        return Outcome(job, (), one_line(error))
     return Outcome(job, kernels, None)
-
-
-def _one_line(error: BaseException) -> str:
-    """The first cause: Triton wraps it once for each call that leads to it, and shows source lines before it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:300]
 
 
 def _folder() -> Path:
@@ -115,7 +105,7 @@ def _folder() -> Path:
 
 
 @cache
-def _sources(target: str) -> str:
+def sources(target: str) -> str:
     """Hash of everything that a kernel's code may come from: this package and the operator's own module."""
     module = importlib.util.find_spec(target.partition(":")[0])
     own = [Path(module.origin)] if module is not None and module.origin else []
@@ -126,7 +116,7 @@ def _sources(target: str) -> str:
 
 
 def _key(job: Job) -> str:
-    parts = (importlib.metadata.version("triton"), _sources(job.target), job.target, job.format)
+    parts = (importlib.metadata.version("triton"), sources(job.target), job.target, job.format)
     return hashlib.sha256("\n".join([*parts, job.variant.id, job.arch]).encode()).hexdigest()[:32]
 
 

@@ -33,7 +33,11 @@ def differences(
         operator.fallback(case)
     else:
         operator.run(case, variant)
-    results = case.results()
+    return faults(case.results(), reference)
+
+
+def faults(results: Mapping[str, Any], reference: Mapping[str, Expected]) -> list[str]:
+    """One line per output of a call that lies outside its tolerance or holds NaN."""
     if results.keys() != reference.keys():
         return [f"outputs are {sorted(results)}, the reference has {sorted(reference)}"]
     lines = [_difference(name, results[name], reference[name]) for name in reference]

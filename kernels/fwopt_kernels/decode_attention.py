@@ -20,17 +20,9 @@ from torch import Tensor
 from fwopt_kernels import row_formats
 from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.decode_case import DTYPES, DecodeCase, contexts, expected, fallback, random_case
-from fwopt_kernels.rounding import INTERPRETED, to_bf16
+from fwopt_kernels.rounding import dot, to_bf16
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def _dot(a, b, total):
-    """total + a @ b; the interpreter multiplies 16-bit numbers wrongly, so there in float32."""
-    if INTERPRETED:
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total)
 
 
 @triton.jit
@@ -117,10 +109,10 @@ def _attend(
         k = tl.load(cache + rows, mask=seen[:, None] & (word < HEAD // PACK), other=0)
         v = tl.load(cache + plane_stride + rows, mask=seen[:, None] & (word < HEAD // PACK), other=0)
         if PACK == 1:
-            s = _dot(q, tl.trans(k), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
+            s = dot(q, tl.trans(k), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
         else:
-            s = _dot(q, tl.trans(_numbers(k, False)), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
-            s = _dot(q_odd, tl.trans(_numbers(k, True)), s)
+            s = dot(q, tl.trans(_numbers(k, False)), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
+            s = dot(q_odd, tl.trans(_numbers(k, True)), s)
         s = tl.where(seen[None, :], _capped(s * scale, SOFT_CAP), float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         p, shrink = tl.exp2(s - higher[:, None]), tl.exp2(top - higher)[:, None]
@@ -128,10 +120,10 @@ def _attend(
         sums = sums * shrink + p  # summed over positions once, after the loop
         p = _operand(p, PACK)
         if PACK == 1:
-            total = _dot(p, v, total * shrink)
+            total = dot(p, v, total * shrink)
         else:
-            total = _dot(p, _numbers(v, False), total * shrink)
-            odd = _dot(p, _numbers(v, True), odd * shrink)
+            total = dot(p, _numbers(v, False), total * shrink)
+            odd = dot(p, _numbers(v, True), odd * shrink)
     amount = tl.sum(sums, 1)
     amount = tl.where(begin < end, amount, 1.0)
     inverse = (value_scale / amount)[:, None]
@@ -216,7 +208,7 @@ def workspace_numbers(sequences: int, heads: int, head_dim: int, chosen: Variant
 
 def _group_block(group: int) -> int:
     """Query heads of a KV head, at least the 16 rows that a matrix product has."""
-    return max(16, triton.next_power_of_2(group))
+    return max(16, int(triton.next_power_of_2(group)))
 
 
 def _space(format: str) -> Space:

@@ -58,7 +58,7 @@ def random_case(
     table = torch.full((sequences, max(pages, default=0) + 1), 2**30, dtype=torch.int32, device=device)
     raw = torch.empty(2, len(order), page * kv_heads * dim + padding, dtype=DTYPES[format], device=device)
     raw.view(torch.uint8).fill_(0x7F if format == "fp8" else 0xFF)
-    cache = raw[..., : page * kv_heads * dim].unflatten(-1, (page, kv_heads, dim))
+    cache = raw[..., : page * kv_heads * dim].view(2, len(order), page, kv_heads, dim)
     for i, (length, count) in enumerate(zip(lengths, pages, strict=True)):
         mine = order[sum(pages[:i]) :][:count]
         table[i, :count] = mine.int()
@@ -74,7 +74,8 @@ def random_case(
 
 
 def _rows(flat: Tensor, heads: int, dim: int) -> Tensor:
-    return flat.to(torch.bfloat16)[:, : heads * dim].unflatten(-1, (heads, dim))
+    rows: Tensor = flat.to(torch.bfloat16)[:, : heads * dim].view(len(flat), heads, dim)
+    return rows
 
 
 def _attended(case: DecodeCase, i: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

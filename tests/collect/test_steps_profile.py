@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fwopt.cli.profiling import length_for
 from fwopt.collect import machine
 from fwopt.collect.journal import Journal
 from fwopt.collect.machine import Busy, BusyError
@@ -176,3 +177,7 @@ def test_bad_input_is_one_line(model, tmp_path, arguments, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_tune_profiles_contexts_as_long_as_the_workloads():
+    assert [length_for(n) for n in (1, 192, 256, 448, 449, 3000, 100_000)] == [128, 256, 512, 512, 1024, 4096, 4096]

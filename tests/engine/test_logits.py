@@ -20,6 +20,8 @@ from fwopt.engine.runner import Runner
 from fwopt.engine.scheduler import Scheduler
 from fwopt.engine.sequence import Sampling, Sequence
 from fwopt.engine.settings import Settings
+from fwopt_kernels.choice import Choice
+from fwopt_kernels.contract import variant
 
 from .conftest import MODELS
 
@@ -87,9 +89,18 @@ def test_logits_are_near_transformers_in_bfloat16(name, model_folder, make_setti
 def assert_near_in_bfloat16(ours, folder, texts, starts):
     exact, theirs = reference(folder, torch.float32, texts), reference(folder, torch.bfloat16, texts)
     after = [slice(start - 1, None) for start in starts]
-    ours_error = torch.cat([(m - e[a]).norm(dim=1) for m, e, a in zip(ours, exact, after, strict=True)])
-    their_error = torch.cat([(t[a] - e[a]).norm(dim=1) for t, e, a in zip(theirs, exact, after, strict=True)])
-    assert ours_error.median() < 1.5 * their_error.median()  # a token whose experts flip at a tie is far off in both
+    assert_nearly_as_near(
+        ours, [e[a] for e, a in zip(exact, after, strict=True)], [t[a] for t, a in zip(theirs, after, strict=True)]
+    )
+
+
+def assert_nearly_as_near(ours, exact, theirs):
+    """A token whose experts flip at a tie is far off in both."""
+    our_error, their_error = (
+        torch.cat([(got - want).norm(dim=1) for got, want in zip(found, exact, strict=True)])
+        for found in (ours, theirs)
+    )
+    assert our_error.median() < 1.5 * their_error.median()
 
 
 _RUN_INTERPRETED = """
@@ -105,13 +116,35 @@ pickle.dump([runner.run(plan).tolist() for plan in plans], sys.stdout.buffer)
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3-moe"])
 def test_logits_of_the_triton_kernels_are_near_too(name, model_folder, make_settings):
-    """Interpreted, in a process where Triton does nothing else."""
+    folder, texts, starts = model_folder(name), TRITON_TEXTS, TRITON_STARTS
+    assert_near_in_bfloat16(logits_interpreted(make_settings, folder), folder, texts, starts)
+
+
+def test_4_bit_weights_by_the_triton_kernel_give_the_engines_own_logits(model_folder, make_settings):
+    folder, scheme = model_folder("llama"), {"quantization": {"kind": "w4a16", "group_size": 32}}
+    exact, rounded = (
+        logits_by_steps(
+            Runner(make_settings(folder, LIMITS, dtype=dtype, candidate=scheme), Ranks()), TRITON_TEXTS, TRITON_STARTS
+        )
+        for dtype in ("fp32", "bf16")
+    )
+    chosen = Choice("w4a16", "g32", {"m": 1, "n": 64, "k": 64}, TUNED)
+    found = logits_interpreted(make_settings, folder, candidate=scheme, choices=(chosen,))
+    assert_nearly_as_near(found, exact, rounded)
+
+
+TRITON_TEXTS = [prompts(320)[i][:n] for i, n in ((1, 45), (3, 17), (2, 40))]
+TRITON_STARTS = [40, 12, 37]
+TUNED = variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
+"""Of w4a16, not its default."""
+LIMITS = {"max_num_batched_tokens": 32, "max_num_seqs": 3}
+
+
+def logits_interpreted(make_settings, folder, **options) -> list[torch.Tensor]:
+    """Of `TRITON_TEXTS`, in a process in which Triton interprets."""
     pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
-    folder, texts = model_folder(name), [prompts(320)[i][:n] for i, n in ((1, 45), (3, 17), (2, 40))]
-    starts = [40, 12, 37]
-    options = {"dtype": "bf16", "operators": "triton"}
-    settings = make_settings(folder, {"max_num_batched_tokens": 32, "max_num_seqs": 3}, **options)
-    found = list(steps(settings, texts, starts))
+    settings = make_settings(folder, LIMITS, dtype="bf16", operators="triton", **options)
+    found = list(steps(settings, TRITON_TEXTS, TRITON_STARTS))
     done = subprocess.run(
         [sys.executable, "-c", _RUN_INTERPRETED],
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -120,11 +153,11 @@ def test_logits_of_the_triton_kernels_are_near_too(name, model_folder, make_sett
         timeout=300,
     )
     assert done.returncode == 0, done.stderr.decode()
-    ours: list[list[list[float]]] = [[] for _ in texts]
+    ours: list[list[list[float]]] = [[] for _ in TRITON_TEXTS]
     for (_, ids), rows in zip(found, pickle.loads(done.stdout), strict=True):
         for i, row in zip(ids, rows, strict=True):
             ours[i].append(row)
-    assert_near_in_bfloat16([torch.tensor(rows) for rows in ours], folder, texts, starts)
+    return [torch.tensor(rows) for rows in ours]
 
 
 def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):

@@ -26,9 +26,22 @@ ROWS: list[dict[str, int]] = [
     {"rows": 7, "columns": 33},
 ]
 CONTEXTS = {"sequences": 4, "heads": 8, "kv_heads": 2, "head_dim": 64, "block_size": 16, "shortest": 0, "context": 200}
+LAYER = {"tokens": 5, "experts": 4, "top_k": 2, "hidden": 256, "intermediate": 128}
 SHAPES: dict[str, list[dict[str, int]]] = {
     "rms_norm": ROWS,
     "silu_mul": ROWS,
+    "w4a16": [
+        {"m": 5, "n": 72, "k": 384},
+        {"m": 17, "n": 33, "k": 256},
+        {"m": 1, "n": 130, "k": 128},
+        {"m": 0, "n": 8, "k": 128},
+    ],
+    "fp8_gemm": [
+        {"m": 5, "n": 130, "k": 400},
+        {"m": 70, "n": 33, "k": 256},
+        {"m": 1, "n": 256, "k": 16},
+        {"m": 0, "n": 8, "k": 128},
+    ],
     "rope_cache": [
         HEADS,
         {**HEADS, "tokens": 33, "heads": 9, "kv_heads": 1},
@@ -44,12 +57,21 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {**CONTEXTS, "head_dim": 128, "context": 0},
         {**CONTEXTS, "sequences": 0},
     ],
+    "fused_moe": [
+        LAYER,
+        {**LAYER, "tokens": 11, "hidden": 96, "intermediate": 160},
+        {**LAYER, "tokens": 2, "experts": 6, "top_k": 1, "hidden": 64, "intermediate": 32},
+        {**LAYER, "tokens": 0},
+    ],
 }
 VARIANTS: dict[str, Variant] = {
     "rms_norm": variant(4, 1, BLOCK=1024),
     "silu_mul": variant(2, 1, BLOCK=1024),
     "rope_cache": variant(1, 1, HEADS=2),
     "decode_attention": variant(1, 3, BLOCK_N=32, SPLITS=1),
+    "fused_moe": variant(4, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=64, GROUP_SIZE_M=16),
+    "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
+    "fp8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
 }
 CASES = [
     pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")

@@ -70,6 +70,38 @@ def test_conservation_and_causality(run, scheduling, chunk, make_workload, make_
 
 
 @SETTINGS
+@given(run=runs(), scheduling=SCHEDULING)
+def test_steps_are_counted_by_their_shapes(run, scheduling, make_workload, make_grid):
+    """Every token is computed once, in a step of some size; every token but a request's first is decoded over the
+    tokens before it and itself."""
+    load, candidate, _ = run
+    workload = make_workload(**load)
+    result = simulate(workload, make_grid(captured=False), 10**6, candidate, 1 << 20, **scheduling)
+    steps, records = result.steps, result.records
+    prompt, output = records.prompt_tokens.astype(float), records.output_tokens.astype(float)
+    assert steps.steps == result.iterations
+    assert steps.token_steps @ steps.tokens == pytest.approx((prompt - records.cached_tokens + output - 1).sum())
+    assert steps.decode_steps @ steps.batch == pytest.approx((output - 1).sum())
+    contexts = (output - 1) * prompt + output * (output - 1) / 2
+    assert steps.decode_steps @ (steps.batch * steps.context) == pytest.approx(contexts.sum())
+
+
+@SETTINGS
+@given(run=runs(), scheduling=SCHEDULING)
+def test_captured_steps_are_counted_at_the_size_they_are_padded_to(run, scheduling, make_workload, make_grid):
+    load, candidate, blocks = run
+    workload = make_workload(**load)
+    plain, padded = (
+        simulate(workload, make_grid(captured=captured), blocks, candidate, 1 << 20, **scheduling)
+        for captured in (False, True)
+    )
+    small = padded.steps.tokens[padded.steps.tokens <= 64]
+    assert np.isin(small, [1, 2, 4, 8, 16, 32, 64]).all() or candidate.batching.max_num_batched_tokens < 64
+    assert padded.steps.steps == padded.iterations
+    assert plain.steps.steps == plain.iterations
+
+
+@SETTINGS
 @given(run=runs(), scheduling=SCHEDULING, shared=st.booleans())
 def test_blocks_are_conserved_and_the_clock_is_monotone(run, scheduling, shared, make_workload, make_grid):
     """When all is done no block is held, and what is kept for reuse fits in the cache; completions are in order."""

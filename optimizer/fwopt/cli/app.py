@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb -> where it lives, and its line in `fwopt --help`."""
 GROUPS: dict[str, tuple[str, str]] = {
     "profiles": ("fwopt.cli.profiles:app", "Measured operator times: list, show, import."),
-    "kernels": ("fwopt.cli.kernels:app", "fwopt's Triton kernels: what compiles for a GPU."),
+    "kernels": ("fwopt.cli.kernels:app", "fwopt's Triton kernels: check and tune."),
 }
 
 app = typer.Typer(

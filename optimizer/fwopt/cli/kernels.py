@@ -1,4 +1,4 @@
-"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`."""
+"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` and `export` are in `kernels_tune.py`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fwopt.cli.counting import counting
+from fwopt.cli.kernels_tune import export, tune
 from fwopt.errors import InputError
 
 if TYPE_CHECKING:
     from fwopt_kernels.aot import Job, Outcome
 
-app = typer.Typer(help="fwopt's Triton kernels: what compiles for a GPU.", no_args_is_help=True)
+app = typer.Typer(help="fwopt's Triton kernels: what compiles for a GPU, what is fastest there.", no_args_is_help=True)
 
 Op = Annotated[list[str] | None, typer.Option("--op", help="An operator; repeatable; all of them when not given.")]
 Sample = Annotated[
@@ -25,7 +26,11 @@ Sample = Annotated[
 
 @app.callback()
 def _group() -> None:
-    """fwopt's Triton kernels: what compiles for a GPU."""
+    """fwopt's Triton kernels: what compiles for a GPU, what is fastest there."""
+
+
+app.command()(tune)
+app.command()(export)
 
 
 @app.command()
@@ -155,9 +160,9 @@ def _print(arch: str, reports: list[Any]) -> None:
     words = ("operator", "format", "default")
     numbers = ("variants", "compiled", "rejected", "failed", "registers", "shared bytes")
     for column in words:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "default", overflow="fold")
     for column in numbers:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for report in reports:
         for f in report["formats"]:
             default = f["default"]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fwopt.perf.step_law import StepLaw
     from fwopt.spec.hardware import HardwareSpec
 
+ROOM_TOKENS = 64
+"""For what probes decode."""
 LONGEST_UNLESS_ASKED = 4096
 """Contexts beyond take long to measure and much memory to hold."""
 
@@ -77,8 +79,18 @@ def run_steps(asked: Asked) -> None:
     typer.echo(f"wrote {folder} in {time.monotonic() - started:.0f} s")
 
 
+def length_for(longest_request: int) -> int:
+    """Contexts to measure for requests of at most so many tokens: a power of two with room for decode probes."""
+    return min(1 << (longest_request + ROOM_TOKENS - 1).bit_length(), LONGEST_UNLESS_ASKED)
+
+
 def run_missing(
-    engine: str | None, model: str | None, hardware: str | None, weights: str | None, out: Path | None
+    engine: str | None,
+    model: str | None,
+    hardware: str | None,
+    weights: str | None,
+    out: Path | None,
+    longest_request: int,
 ) -> None:
     """`fwopt tune --profile`: the steps of an engine that the profiles lack; of llama.cpp, of every format that lies in
     the weights' folder."""
@@ -90,7 +102,8 @@ def run_missing(
     asked = Asked(
         engine=engine, model=model, hardware=hardware, url=None, served=None, scheme=None,
         weights=Path(weights) if weights else None, max_num_seqs=32, max_num_batched_tokens=2048,
-        max_model_len=None, ranks=1, out=out, again=False, resume=True, quick=False, allow_busy=False,
+        max_model_len=length_for(longest_request), ranks=1, out=out, again=False, resume=True, quick=False,
+        allow_busy=False,
     )  # fmt: skip
     if parse_engine(engine or EngineSpec().name).name != "llamacpp":
         run_steps(asked)

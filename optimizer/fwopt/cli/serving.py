@@ -19,6 +19,7 @@ from fwopt.errors import InputError
 from fwopt.perf.capture import capture_sizes
 from fwopt.spec.candidate import Candidate
 from fwopt.targets.models import find_config
+from fwopt_kernels.choice import Choice
 
 _GRAPH_LIMIT = 512
 """Largest captured decode batch, as vLLM's default."""
@@ -69,6 +70,7 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
         device=device,
         dtype=dtype,
         operators=cast(Operators, operators),
+        choices=_choices() if operators == "triton" and device == "cuda" else (),
         threads=asked.threads or max(1, len(os.sched_getaffinity(0)) // tp),
         kv_cache_bytes=None if asked.kv_cache_gib is None else int(asked.kv_cache_gib * 2**30),
         capture_sizes=tuple(int(s) for s in capture_sizes("fwopt", batching, _GRAPH_LIMIT)) if graphs else (),
@@ -76,6 +78,28 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
     )
     check(settings)
     return settings, served_model(settings, asked.served_model_name or model, asked.tokenizer or place)
+
+
+def _choices() -> tuple[Choice, ...]:
+    """Variants that `fwopt kernels tune` found on this device; none, and said so, where there are no fresh ones."""
+    from fwopt.errors import FwoptError
+    from fwopt.paths import data_folder, own_profiles
+    from fwopt.targets import load_hardware
+    from fwopt.tuning.device import describe
+    from fwopt.tuning.tuned import Tuned
+
+    host, here = describe("cuda"), load_hardware(None).device.name
+    said = ""
+    for root in (own_profiles(), data_folder("profiles")):
+        try:
+            tuned = Tuned.open(root, here, host)
+            found = tuple(choice for name in tuned.profile.environment.tables for choice in tuned.choices(name))
+        except FwoptError as error:
+            said = said or str(error)
+            continue
+        return found
+    print(f"fwopt: kernels run in their default variants: {said}", file=sys.stderr)
+    return ()
 
 
 def read_config(file: Path | None) -> tuple[Candidate, str | None]:

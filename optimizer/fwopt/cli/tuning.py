@@ -87,7 +87,10 @@ def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | N
     if "profile" in given:
         from fwopt.cli.profiling import run_missing
 
-        run_missing(settings.engine, model.name, settings.hardware, given.get("live_model"), given.get("profiles"))
+        requests = traffic.workload
+        longest = int((requests.prompt_tokens + requests.output_tokens).max())
+        place = (given.get("live_model"), given.get("profiles"))
+        run_missing(settings.engine, model.name, settings.hardware, *place, longest)
     baseline, notes = _baseline(settings, model)
     job = prepare(
         trace,

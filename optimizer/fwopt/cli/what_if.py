@@ -48,8 +48,11 @@ def prepare_what_if(
     profiles: Path | None,
     without: str | None = None,
     engine: str | None = None,
+    candidate: Candidate | None = None,
 ) -> WhatIf:
-    """Resolve trace, model, hardware and candidate; refuse what would not start, with need and have."""
+    """Resolve trace, model, hardware and candidate; refuse what would not start, with need and have.
+
+    `candidate`: given instead of `config`."""
     from fwopt.deploy import vllm_config
     from fwopt.perf.calibration import load_calibration
     from fwopt.perf.cost import CostModel
@@ -79,7 +82,7 @@ def prepare_what_if(
     chosen_engine = resolve_engine(engine, gpus.device, profiles)
     if read is not None:
         candidate = read.for_model(spec)
-    else:
+    elif candidate is None:
         candidate = Candidate(
             quantization=native_quantization(spec),
             parallelism=Parallelism(replicas=replicas or 1),

@@ -1,4 +1,4 @@
-"""The engine on `fwopt_kernels`: fused norms, rotary embedding with the cache write, SiLU, paged decode attention.
+"""The engine on `fwopt_kernels`: fused norms, rotary embedding with the cache write, SiLU, decode attention, experts.
 
 Caches are (2, blocks, S, K, D), as vLLM's; prompt chunks attend in torch. In bfloat16, with a cache in it or in FP8.
 """
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from fwopt.engine.batch import Batch
 from fwopt.engine.paths import Angles, Attended
+from fwopt_kernels.choice import Choices
 from fwopt_kernels.decode_attention import decode_attention
+from fwopt_kernels.fused_moe import fused_moe
+from fwopt_kernels.moe_formats import Matrix
 from fwopt_kernels.rms_norm import add_rms_norm
 from fwopt_kernels.rope_cache import rope_cache
 from fwopt_kernels.row_formats import Rows
@@ -20,8 +23,8 @@ from fwopt_kernels.silu_mul import silu_mul
 class KernelPath:
     masked = False
 
-    def __init__(self, angles: Angles) -> None:
-        self._table = torch.cat(angles, 1)
+    def __init__(self, angles: Angles, choices: Choices) -> None:
+        self._table, self._choices = torch.cat(angles, 1), choices
         self._scales = torch.ones(2, device=self._table.device)
 
     def allocate(
@@ -30,22 +33,40 @@ class KernelPath:
         return torch.zeros(2, blocks, block_size, kv_heads, head_dim, dtype=dtype, device=device)
 
     def step(self, batch: Batch, cache: Tensor) -> KernelStep:
-        return KernelStep(batch, self._table, self._scales)
+        return KernelStep(batch, self._table, self._scales, self._choices)
 
     def add_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(residual)
-        add_rms_norm(x, residual, weight, Rows("bf16", out, None), eps=eps)
+        rows, columns = x.shape
+        chosen = self._choices.best("rms_norm", "bf16", rows=rows, columns=columns)
+        add_rms_norm(x, residual, weight, Rows("bf16", out, None), eps=eps, variant=chosen)
         return out
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
-        out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
-        silu_mul(gate_up, Rows("bf16", out, None))
+        rows, columns = len(gate_up), gate_up.shape[1] // 2
+        out = gate_up.new_empty(rows, columns)
+        chosen = self._choices.best("silu_mul", "bf16", rows=rows, columns=columns)
+        silu_mul(gate_up, Rows("bf16", out, None), variant=chosen)
+        return out
+
+    def experts(
+        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        biases: tuple[Tensor, Tensor] | None, limit: float,
+    ) -> Tensor:  # fmt: skip
+        assert biases is None
+        out, (tokens, top_k) = torch.empty_like(x), chosen.shape
+        variant = self._choices.best(
+            "fused_moe", "bf16", tokens=tokens, experts=len(up), top_k=top_k, hidden=x.shape[1],
+            intermediate=down.shape[2],
+        )  # fmt: skip
+        w1, w2 = Matrix("bf16", up, None), Matrix("bf16", down, None)
+        fused_moe(x, chosen.to(torch.int32), weights.float(), w1, w2, out, variant=variant)
         return out
 
 
 class KernelStep:
-    def __init__(self, batch: Batch, table: Tensor, scales: Tensor) -> None:
-        self._batch, self._table, self._scales = batch, table, scales
+    def __init__(self, batch: Batch, table: Tensor, scales: Tensor, choices: Choices) -> None:
+        self._batch, self._table, self._scales, self._choices = batch, table, scales, choices
         self._decodes = [
             (d.table.to(torch.int32), (batch.positions[d.rows] + 1).to(torch.int32)) for d in batch.decodes
         ]
@@ -53,7 +74,12 @@ class KernelStep:
     def store(self, qkv: Tensor, heads: int, cache: Tensor) -> None:
         values = heads + cache.shape[3]
         query, key, value = qkv[:, :heads], qkv[:, heads:values], qkv[:, values:]
-        rope_cache(query, key, value, cache, self._batch.slots, self._batch.positions, self._table, self._scales)
+        chosen = self._choices.best(
+            "rope_cache", _format(cache), tokens=len(qkv), heads=heads, kv_heads=cache.shape[3],
+            head_dim=cache.shape[4], rotary_dim=self._table.shape[1], block_size=cache.shape[2],
+        )  # fmt: skip
+        batch = self._batch
+        rope_cache(query, key, value, cache, batch.slots, batch.positions, self._table, self._scales, variant=chosen)
 
     def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
         assert how.sinks is None
@@ -69,3 +95,7 @@ class KernelStep:
         found = source.index_select(1, table[0]).view(cache.dtype).to(dtype)
         keys, values = found.flatten(1, 2).transpose(1, 2).unsqueeze(1)
         return keys, values
+
+
+def _format(cache: Tensor) -> str:
+    return "bf16" if cache.dtype == torch.bfloat16 else "fp8"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fwopt.errors import InputError
 from fwopt.spec.candidate import Quantization
+from fwopt_kernels.choice import Choices
 
 FP8 = torch.float8_e4m3fn
 _FP8_MAX = 448.0
@@ -19,8 +20,11 @@ class Linear(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def make_linear(weight: Tensor, bias: Tensor | None, scheme: Quantization, device: torch.device) -> Linear:
-    """A layer for `weight` (n, k), converted to `scheme` and moved to `device`."""
+def make_linear(
+    weight: Tensor, bias: Tensor | None, scheme: Quantization, device: torch.device, kernels: Choices | None = None
+) -> Linear:
+    """A layer for `weight` (n, k), converted to `scheme` and moved to `device`. `kernels`: by `fwopt_kernels` where it
+    has the format."""
     weight = weight.to(device)
     bias = None if bias is None else bias.to(device)
     match scheme.kind:
@@ -28,6 +32,10 @@ def make_linear(weight: Tensor, bias: Tensor | None, scheme: Quantization, devic
             return _plain(weight, bias)
         case "int8":
             return Int8(weight, bias)
+        case "w4a16" if kernels is not None:
+            from fwopt.engine.kernel_linear import KernelInt4  # needs Triton
+
+            return KernelInt4(weight, bias, scheme.group_size, kernels)
         case "w4a16":
             return Int4(weight, bias, scheme.group_size)
         case "fp8" if scheme.scale == "tensor":
@@ -90,16 +98,22 @@ def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(rows, weight)
 
 
+def int4_levels(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """(n, groups, group) whole numbers from -8 to 7 and (n, groups, 1) scales, float32: their product is the weight."""
+    n, k = weight.shape
+    if k % group:
+        raise InputError(f"w4a16 needs a group size that divides {k}, got {group}")
+    grouped = weight.float().view(n, k // group, group)
+    scale = grouped.abs().amax(dim=2, keepdim=True).clamp_(min=1e-8) / 7
+    return (grouped / scale).round_().clamp_(-8, 7), scale
+
+
 class Int4:
     """4-bit weights in groups along k, symmetric, two to a byte; multiplied in the activations' dtype."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, group: int) -> None:
         n, k = weight.shape
-        if k % group:
-            raise InputError(f"w4a16 needs a group size that divides {k}, got {group}")
-        grouped = weight.float().view(n, k // group, group)
-        scale = grouped.abs().amax(dim=2, keepdim=True).clamp_(min=1e-8) / 7
-        levels = (grouped / scale).round_().clamp_(-8, 7)
+        levels, scale = int4_levels(weight, group)
         self.dtype, self.bias, self.group, self.n = weight.dtype, bias, group, n
         self.packed = None
         if (

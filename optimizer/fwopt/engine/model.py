@@ -16,6 +16,7 @@ from fwopt.engine.linear import Linear
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.paths import Attended, Path, Step, TorchPath
 from fwopt.engine.weights import Loader
+from fwopt_kernels.choice import Choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class ExpertWeights:
     shape: Experts
     router: Linear
     up: Tensor
-    """(experts, hidden, 2 * width): gate, then up."""
+    """(experts, 2 * width, hidden): gate, then up."""
     down: Tensor
     biases: tuple[Tensor, Tensor] | None
 
@@ -56,7 +57,7 @@ class Model:
     """Weights of one rank, and the forward pass over a batch."""
 
     def __init__(
-        self, shape: Architecture, loader: Loader, ranks: Ranks, max_positions: int, kernels: bool = False
+        self, shape: Architecture, loader: Loader, ranks: Ranks, max_positions: int, kernels: Choices | None = None
     ) -> None:
         self.shape, self.ranks, self.dtype, self.device = shape, ranks, loader.dtype, loader.device
         self.heads = ranks.share(shape.heads, "attention heads")
@@ -72,16 +73,16 @@ class Model:
         windows = frozenset(layer.window_tokens for layer in shape.layers)
         self.masks = Masks(windows, decodes=self.path.masked, chunks=shape.sinks, dtype=self.dtype)
 
-    def _path(self, kernels: bool) -> Path:
+    def _path(self, kernels: Choices | None) -> Path:
         rates, factor = frequencies(self.shape.rope, self.shape.head_dim)
         angle = torch.arange(self.max_positions).double()[:, None] * torch.tensor(rates, dtype=torch.float32).double()
         cosine, sine = (angle.float().cos() * factor), (angle.float().sin() * factor)
         angles = cosine.to(self.device, self.dtype), sine.to(self.device, self.dtype)
-        if not kernels:
+        if kernels is None:
             return TorchPath(angles)
         from fwopt.engine.kernel_path import KernelPath  # needs Triton
 
-        return KernelPath(angles)
+        return KernelPath(angles, kernels)
 
     def _layer(self, loader: Loader, name: str, layer: Layer) -> LayerWeights:
         hidden = self.shape.hidden_size
@@ -163,4 +164,4 @@ class Model:
             if shape.normalize:
                 weights = weights / weights.sum(dim=-1, keepdim=True)
             weights = weights.to(x.dtype)
-        return op.experts(x, mlp.up, mlp.down, chosen, weights, mlp.biases, shape.limit)
+        return self.path.experts(x, mlp.up, mlp.down, chosen, weights, mlp.biases, shape.limit)

@@ -120,7 +120,7 @@ def experts(
     x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
     biases: tuple[Tensor, Tensor] | None, limit: float,
 ) -> Tensor:  # fmt: skip
-    """Each token's chosen experts, weighted and summed. x (T, M); up (E, M, 2I), down (E, I, M); chosen (T, k)."""
+    """Each token's chosen experts, weighted and summed. x (T, M); up (E, 2I, M), down (E, M, I); chosen (T, k)."""
     per_token = chosen.shape[1]
     order = chosen.reshape(-1).argsort(stable=True)
     expert = chosen.reshape(-1)[order]
@@ -136,13 +136,13 @@ def experts(
 
 
 def grouped_product(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """Rows ends[e-1]:ends[e] of x times weights[e]; on a GPU one kernel that a CUDA graph can hold."""
+    """Rows ends[e-1]:ends[e] of x times weights[e].T; on a GPU one kernel that a CUDA graph can hold."""
     if x.is_cuda and x.dtype == torch.bfloat16:
-        return torch._grouped_mm(x, weights, offs=ends)
-    out = x.new_empty(len(x), weights.shape[2])
+        return torch._grouped_mm(x, weights.transpose(1, 2), offs=ends)
+    out = x.new_empty(len(x), weights.shape[1])
     start = 0
     for e, end in enumerate(ends.tolist()):
         if end > start:
-            torch.mm(x[start:end], weights[e], out=out[start:end])
+            torch.mm(x[start:end], weights[e].t(), out=out[start:end])
         start = end
     return out

@@ -64,6 +64,13 @@ class Path(Protocol):
 
     def silu_mul(self, gate_up: Tensor) -> Tensor: ...
 
+    def experts(
+        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        biases: tuple[Tensor, Tensor] | None, limit: float,
+    ) -> Tensor:  # fmt: skip
+        """As `operators.experts`."""
+        ...
+
 
 class TorchPath:
     """Caches are (blocks, 2K, S, D), key heads before value heads: what a head reads lies together."""
@@ -89,6 +96,12 @@ class TorchPath:
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return op.silu_mul(gate_up)
+
+    def experts(
+        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        biases: tuple[Tensor, Tensor] | None, limit: float,
+    ) -> Tensor:  # fmt: skip
+        return op.experts(x, up, down, chosen, weights, biases, limit)
 
 
 class TorchStep:

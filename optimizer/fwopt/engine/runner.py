@@ -16,6 +16,7 @@ from fwopt.engine.model import Model
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.settings import Settings
 from fwopt.engine.weights import Loader
+from fwopt_kernels.choice import Choices
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GROUP_BYTES = 400_000
@@ -35,6 +36,7 @@ class Runner:
             torch.set_num_threads(settings.threads)
         self.dtype = _DTYPES[settings.dtype]
         self.block_size = settings.candidate.batching.block_size
+        kernels = Choices(settings.choices) if settings.operators == "triton" else None
         loader = Loader(
             settings.architecture,
             open_checkpoint(settings.model, settings.load_format),
@@ -42,9 +44,9 @@ class Runner:
             ranks,
             self.dtype,
             self.device,
+            kernels,
         )
         with torch.inference_mode():
-            kernels = settings.operators == "triton"
             self.model = Model(settings.architecture, loader, ranks, settings.max_model_len, kernels)
         self._cache_dtype = kv.cache_dtype(settings, self.dtype)
         self.block_bytes = kv.block_bytes(

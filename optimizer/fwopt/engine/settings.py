@@ -10,6 +10,7 @@ from typing import Literal
 from fwopt.engine.architecture import Architecture
 from fwopt.errors import InputError
 from fwopt.spec.candidate import Candidate
+from fwopt_kernels.choice import Choice
 
 LoadFormat = Literal["auto", "dummy"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -31,6 +32,8 @@ class Settings:
     """Of activations, and of weights that are not quantized."""
     operators: Operators = "torch"
     """triton: `fwopt_kernels` where it has the operator, torch for the rest."""
+    choices: tuple[Choice, ...] = ()
+    """Tuned variants of those kernels; defaults for the rest."""
     threads: int = 1
     """Of torch, on the CPU, in each rank."""
     kv_cache_bytes: int | None = None

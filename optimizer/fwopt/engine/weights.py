@@ -10,6 +10,7 @@ from fwopt.engine.checkpoint import Checkpoint, mxfp4_tensor
 from fwopt.engine.linear import Linear, make_linear, round_weight
 from fwopt.engine.parallel import Ranks
 from fwopt.spec.candidate import Bf16, Quantization, outside_experts
+from fwopt_kernels.choice import Choices
 
 
 class Loader:
@@ -23,13 +24,18 @@ class Loader:
         ranks: Ranks,
         dtype: torch.dtype,
         device: torch.device,
+        kernels: Choices | None = None,
     ) -> None:
         self._shape, self._checkpoint, self._ranks = shape, checkpoint, ranks
         self._experts, self._outside = quantization, outside_experts(quantization)
         self.dtype, self.device = dtype, device
+        self._kernels = kernels
 
     def _get(self, name: str, *shape: int) -> Tensor:
         return self._checkpoint.tensor(name, shape).to(self.dtype)
+
+    def _linear(self, weight: Tensor, bias: Tensor | None, scheme: Quantization) -> Linear:
+        return make_linear(weight, bias, scheme, self.device, self._kernels)
 
     def vector(self, name: str, size: int) -> Tensor:
         return self._get(name, size).to(self.device)
@@ -52,7 +58,7 @@ class Loader:
         """The LM head stays in the activations' dtype in every scheme."""
         tied = self._shape.tied_embeddings or not self._checkpoint.has("lm_head.weight")
         name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        return make_linear(self._vocabulary(name), None, Bf16(), self.device)
+        return self._linear(self._vocabulary(name), None, Bf16())
 
     def attention(self, name: str) -> tuple[Linear, Linear]:
         """(queries, keys and values; output)."""
@@ -69,8 +75,8 @@ class Loader:
         columns = slice(q.start * size, q.stop * size)
         output = self._get(f"{name}.o_proj.weight", shape.hidden_size, shape.heads * size)[:, columns]
         bias = self._rank0(self._get(f"{name}.o_proj.bias", shape.hidden_size)) if shape.output_bias else None
-        qkv = make_linear(torch.cat(weights), torch.cat(biases) if biases else None, self._outside, self.device)
-        return qkv, make_linear(output, bias, self._outside, self.device)
+        qkv = self._linear(torch.cat(weights), torch.cat(biases) if biases else None, self._outside)
+        return qkv, self._linear(output, bias, self._outside)
 
     def dense_mlp(self, name: str) -> tuple[Linear, Linear]:
         """(gate and up, down)."""
@@ -82,10 +88,7 @@ class Loader:
         if shape.mlp_bias:
             up_bias = torch.cat([self._get(f"{name}.{part}_proj.bias", width)[kept] for part in ("gate", "up")])
             down_bias = self._rank0(self._get(f"{name}.down_proj.bias", hidden))
-        return (
-            make_linear(torch.cat(up), up_bias, self._outside, self.device),
-            make_linear(down, down_bias, self._outside, self.device),
-        )
+        return self._linear(torch.cat(up), up_bias, self._outside), self._linear(down, down_bias, self._outside)
 
     def experts(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """(router, gate and up of all experts, down, their biases). Converted weights are stored dequantized."""
@@ -93,15 +96,15 @@ class Loader:
             return self._gpt_oss(name, experts)
         hidden, width = self._shape.hidden_size, experts.intermediate_size
         kept = self._ranks.part(width, "an expert's width")
-        up = torch.empty(experts.count, hidden, 2 * (kept.stop - kept.start), dtype=self.dtype, device=self.device)
-        down = torch.empty(experts.count, kept.stop - kept.start, hidden, dtype=self.dtype, device=self.device)
+        up = torch.empty(experts.count, 2 * (kept.stop - kept.start), hidden, dtype=self.dtype, device=self.device)
+        down = torch.empty(experts.count, hidden, kept.stop - kept.start, dtype=self.dtype, device=self.device)
         for e in range(experts.count):
             expert = f"{name}.experts.{e}"
             gate_up = [self._get(f"{expert}.{part}_proj.weight", width, hidden)[kept] for part in ("gate", "up")]
-            up[e] = round_weight(torch.cat(gate_up), self._experts).t()
-            down[e] = round_weight(self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept], self._experts).t()
+            up[e] = round_weight(torch.cat(gate_up), self._experts)
+            down[e] = round_weight(self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept], self._experts)
         router = self._get(f"{name}.gate.weight", experts.count, hidden)
-        return make_linear(router, None, Bf16(), self.device), up, down, None
+        return self._linear(router, None, Bf16()), up, down, None
 
     def _gpt_oss(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Rows of gate and up alternate in the checkpoint; here gate comes first."""
@@ -113,12 +116,12 @@ class Loader:
         up_bias = torch.cat((up_bias[:, ::2][:, kept], up_bias[:, 1::2][:, kept]), dim=-1)
         down = self._packed(f"{name}.experts.down_proj", count, width, hidden)[:, kept]
         down_bias = self._rank0(self._get(f"{name}.experts.down_proj_bias", count, hidden))
-        router = make_linear(
-            self._get(f"{name}.router.weight", count, hidden),
-            self._get(f"{name}.router.bias", count), Bf16(), self.device,
-        )  # fmt: skip
-        weights = [t.contiguous().to(self.device) for t in (up, down, up_bias, down_bias)]
-        return router, weights[0], weights[1], (weights[2], weights[3])
+        router = self._linear(
+            self._get(f"{name}.router.weight", count, hidden), self._get(f"{name}.router.bias", count), Bf16()
+        )
+        products = [t.transpose(1, 2).contiguous().to(self.device) for t in (up, down)]
+        biases = [t.contiguous().to(self.device) for t in (up_bias, down_bias)]
+        return router, products[0], products[1], (biases[0], biases[1])
 
     def _packed(self, name: str, count: int, k: int, n: int) -> Tensor:
         """(count, k, n), stored as such or as MXFP4 blocks of the transposed matrix."""

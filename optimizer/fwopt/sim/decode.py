@@ -11,7 +11,7 @@ import math
 from fwopt.sim.front import send, shown_at
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
-from fwopt.sim.lookup import count_gaps, decode_line
+from fwopt.sim.lookup import count_gaps, decode_line, tally_decode
 from fwopt.sim.sequence import growing, pop_finished
 from fwopt.sim.state import Sim
 
@@ -23,13 +23,6 @@ def _steps_until(span: float, first: float, growth: float) -> float:
         return math.ceil(span / first)
     half = first - 0.5 * growth
     return math.ceil((math.sqrt(half * half + 2.0 * growth * span) - half) / growth)
-
-
-@compiled
-def _tally_decode(sim: Sim, batch: int, j: int, token_s: float, sample_s: float, decode_s: float) -> None:
-    sim.spent_token[batch] += token_s
-    sim.spent_sample[batch] += sample_s
-    sim.spent_decode[batch, j] += decode_s
 
 
 @compiled
@@ -85,7 +78,9 @@ def decode_run(sim: Sim, r: int, until: float, most_steps: int) -> None:
             count = max(1, min(count, int(min(_steps_until(until - replica.clock, step_s, growth), 1e15))))
         length = count * step_s + growth * (0.5 * count * (count - 1))
         attention = count * decode_s + slope * (0.5 * count * (count - 1))
-        _tally_decode(sim, n, j, count * sim.token_s[n], count * sim.sample_s[n], attention)
+        sim.alone_steps[n] += count
+        sim.sampled_steps[n] += count
+        tally_decode(sim, n, j, count, context + 0.5 * (count - 1), attention)
         first_shown = shown_at(sim, r, replica.clock + step_s, n)
         replica.clock += length
         replica.decided = replica.clock - (step_s + growth * (count - 1))

@@ -56,6 +56,14 @@ def decode_line(sim: Sim, batch: int, context: float) -> tuple[int, float, float
 
 
 @compiled
+def tally_decode(sim: Sim, batch: int, j: int, steps: float, context: float, seconds: float) -> None:
+    """`steps` steps of one batch attended to `context` tokens in the mean and took `seconds` for it together."""
+    sim.attended[batch, j] += steps
+    sim.attended_context[batch, j] += steps * context
+    sim.spent_decode[batch, j] += seconds
+
+
+@compiled
 def count_gaps(sim: Sim, gap_s: float, count: float) -> None:
     """Add inter-token gaps to the histogram."""
     limits = sim.limits[0]

@@ -14,7 +14,7 @@ from fwopt.sim.decode import decode_run
 from fwopt.sim.front import hear, next_entry, send
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
-from fwopt.sim.lookup import count_gaps, decode_line, prefill_time
+from fwopt.sim.lookup import count_gaps, decode_line, prefill_time, tally_decode
 from fwopt.sim.reserve import learn_share, may_produce, reset_share, set_aside
 from fwopt.sim.sequence import (
     admit,
@@ -140,12 +140,12 @@ def _mixed_step(sim: Sim, r: int) -> None:
     decoding, tokens = replica.step_decodes, replica.step_decodes + replica.step_tokens
     sampled = decoding + replica.step_ready
     gpu_s = sim.mixed_s[tokens] + sim.sample_s[sampled] + replica.step_attention_s
-    sim.spent_token[tokens] += sim.mixed_s[tokens]
-    sim.spent_sample[sampled] += sim.sample_s[sampled]
+    sim.mixed_steps[tokens] += 1.0
+    sim.sampled_steps[sampled] += 1.0
     if decoding > 0:
         j, decode_s, _ = decode_line(sim, decoding, replica.context_sum / decoding)
         gpu_s += decode_s
-        sim.spent_decode[decoding, j] += decode_s
+        tally_decode(sim, decoding, j, 1.0, replica.context_sum / decoding, decode_s)
     _spend(sim, r, gpu_s, decoding + replica.step_chunks)
     if sampled > 0:
         send(sim, r, sampled)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from fwopt.errors import InputError
 from fwopt.metrics.records import FINISHED, GAP_EDGES_S, REJECTED_CONTEXT, REJECTED_KV, UNFINISHED, Records
 from fwopt.perf.grid import StepGrid
+from fwopt.sim.counts import StepCounts
 from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
 from fwopt.sim.run import LEAST_REQUESTS, ROUND_ROBIN, drain, run_closed, run_open
 from fwopt.sim.state import MIXED
-from fwopt.sim.tables import build, shares_of_time
+from fwopt.sim.tables import build, count_steps, shares_of_time
 from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
 from fwopt.spec.provenance import ProvenanceShares
 from fwopt.workload.columns import Workload
@@ -47,6 +48,8 @@ class SimResult:
     """Time the simulation itself took, compilation apart."""
     compile_s: float
     """Time to compile the loop, or to load it compiled: next to nothing but for the first call in a process."""
+    steps: StepCounts
+    """Of which shapes the steps were."""
 
 
 def simulate(
@@ -93,7 +96,10 @@ def simulate(
     ended = records.finish_s[records.status == FINISHED]
     span = float(ended.max() - records.arrival_s.min()) if len(ended) else 0.0
     took = time.perf_counter() - started
-    return SimResult(records=records, wall_s=took - compile_s, compile_s=compile_s, **totals(sim, grid, span))
+    return SimResult(
+        records=records, wall_s=took - compile_s, compile_s=compile_s, steps=count_steps(sim, grid),
+        **totals(sim, grid, span),
+    )  # fmt: skip
 
 
 def _compile(sim: Any, *, closed: bool) -> float:

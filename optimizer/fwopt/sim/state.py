@@ -194,10 +194,18 @@ class Sim(NamedTuple):
     decode_context: NDArray[np.float64]
     prefill_length: NDArray[np.float64]
     prefill_s: NDArray[np.float64]
-    spent_token: NDArray[np.float64]
-    """Seconds spent per entry of token_s, to weigh provenance afterwards; likewise below."""
-    spent_sample: NDArray[np.float64]
+    alone_steps: NDArray[np.float64]
+    """Steps that only decode, by their tokens."""
+    mixed_steps: NDArray[np.float64]
+    """Steps with prompt chunks, by their tokens."""
+    sampled_steps: NDArray[np.float64]
+    """Steps by the sequences that get a token."""
+    attended: NDArray[np.float64]
+    """(max_seqs + 1, C) steps that decode, by batch and cell of the mean context,"""
+    attended_context: NDArray[np.float64]
+    """and the sum of their mean contexts."""
     spent_decode: NDArray[np.float64]
+    """Seconds spent per entry of decode_s, to weigh provenance afterwards; likewise below."""
     spent_prefill: NDArray[np.float64]
     gap_counts: NDArray[np.float64]
     """Histogram of inter-token gaps, logarithmic bins."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fwopt.metrics.records import GAP_BINS, GAP_EDGES_S
 from fwopt.perf.grid import StepGrid
+from fwopt.sim.counts import StepCounts
 from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
 from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
@@ -133,11 +134,33 @@ def build(
         decode_context=grid.decode_context,
         prefill_length=grid.prefill_length,
         prefill_s=grid.prefill_s,
-        spent_token=np.zeros(len(token_s)),
-        spent_sample=np.zeros(most + 1),
+        alone_steps=np.zeros(len(token_s)),
+        mixed_steps=np.zeros(len(token_s)),
+        sampled_steps=np.zeros(most + 1),
+        attended=np.zeros((most + 1, len(grid.decode_context))),
+        attended_context=np.zeros((most + 1, len(grid.decode_context))),
         spent_decode=np.zeros((most + 1, len(grid.decode_context))),
         spent_prefill=np.zeros(len(grid.prefill_length)),
         gap_counts=np.zeros(GAP_BINS),
+    )
+
+
+def count_steps(sim: Sim, grid: StepGrid) -> StepCounts:
+    """What was stepped over, by what GPUs saw of it: tokens padded where a captured graph was replayed."""
+    budget = len(sim.token_s) - 1
+    tokens = np.zeros(budget + 1)
+    for steps, captured in ((sim.alone_steps, True), (sim.mixed_steps, grid.prefill_in_graphs)):
+        at = np.arange(budget + 1) if not captured else _padded_tokens(grid, budget)[1].astype(np.int64)
+        np.add.at(tokens, np.minimum(at, budget), steps)
+    some = np.flatnonzero(tokens)
+    batch, cell = np.nonzero(sim.attended)
+    steps = sim.attended[batch, cell]
+    return StepCounts(
+        tokens=some,
+        token_steps=tokens[some],
+        batch=batch,
+        context=sim.attended_context[batch, cell] / steps,
+        decode_steps=steps,
     )
 
 
@@ -162,8 +185,9 @@ def shares_of_time(sim: Sim, grid: StepGrid) -> ProvenanceShares:
     """Weigh each table entry's provenance with the time that was spent on it."""
     _, looked_up = _padded_tokens(grid, len(sim.token_s) - 1)
     batch = np.arange(len(sim.sample_s), dtype=np.float64)
-    total = sim.spent_token @ grid.token_share[_nearest(grid.tokens, looked_up)]
-    total = total + sim.spent_sample @ grid.sample_share[_nearest(grid.sample_batch, batch)]
+    spent_token = sim.alone_steps * sim.token_s + sim.mixed_steps * sim.mixed_s
+    total = spent_token @ grid.token_share[_nearest(grid.tokens, looked_up)]
+    total = total + (sim.sampled_steps * sim.sample_s) @ grid.sample_share[_nearest(grid.sample_batch, batch)]
     total = total + sim.spent_prefill @ grid.prefill_share
     rows: Any = grid.decode_share[_nearest(grid.decode_batch, batch)]
     total = total + np.einsum("bc,bck->k", sim.spent_decode, rows)

@@ -1,0 +1,43 @@
+"""Which variant runs at a shape: the one that was fastest at the nearest shape that was timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fwopt_kernels.contract import Variant
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fastest variant of an operator at one shape."""
+
+    operator: str
+    format: str
+    shape: Mapping[str, int]
+    variant: Variant
+
+
+class Choices:
+    """What was tuned; without any, every operator runs its default."""
+
+    def __init__(self, choices: Iterable[Choice] = ()) -> None:
+        self._known: dict[tuple[str, str], list[Choice]] = {}
+        for choice in choices:
+            self._known.setdefault((choice.operator, choice.format), []).append(choice)
+        self._found: dict[tuple[str, str, tuple[int, ...]], Variant | None] = {}
+
+    def best(self, operator: str, format: str, **shape: int) -> Variant | None:
+        """By the distance of sizes in factors of two; None: nothing was tuned. ValueError for other dimensions."""
+        key = (operator, format, tuple(shape.values()))
+        if key not in self._found:
+            known = self._known.get((operator, format), [])
+            self._found[key] = min(known, key=lambda c: _away(c, shape)).variant if known else None
+        return self._found[key]
+
+
+def _away(choice: Choice, shape: Mapping[str, int]) -> float:
+    if choice.shape.keys() != shape.keys():
+        raise ValueError(f"{choice.operator}: a shape consists of {', '.join(choice.shape)}, got {', '.join(shape)}")
+    return sum(abs(math.log2(max(size, 1) / max(shape[name], 1))) for name, size in choice.shape.items())

@@ -1,0 +1,223 @@
+"""y = x @ W^T with 4-bit weights in groups along K and bfloat16 activations.
+
+The product is computed as (W x^T)^T: weights are dequantized in registers, where Hopper's matrix unit takes its first
+operand only, and a handful of tokens fills its second one, which may be 8 wide. Layout: `w4_format.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fwopt_kernels import row_formats, tiling, w4_format
+from fwopt_kernels import w4_dequant as dequant
+from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.rounding import INTERPRETED
+from fwopt_kernels.w4_format import StoredW4, W4Weights
+
+_GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128}
+
+
+@triton.jit
+def _w4a16(
+    x, codes, scales, zeros, out, rows, columns, inner, n_tiles, x_stride, tile_stride, scale_stride, zero_stride,
+    out_stride, part_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, EVEN: tl.constexpr, SPLIT_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    LATE_SCALE: tl.constexpr,
+):  # fmt: skip
+    """One program BLOCK_M rows of x by BLOCK_N channels by its part of K.
+
+    EVEN: K is a multiple of BLOCK_K. LATE_SCALE: scales multiply a block's sums instead of its weights.
+    """
+    GROUPS: tl.constexpr = BLOCK_K // GROUP if GROUP > 0 and GROUP < BLOCK_K else 1  # noqa: N806
+    m_block, n_block = tiling.place(tl.program_id(0), rows, columns, BLOCK_M, BLOCK_N, GROUP_M)
+    first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
+    m = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile = n_block * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
+    inside = tl.arange(0, BLOCK_K * 8)  # bytes of a block of K of 16 channels
+    k = tl.arange(0, BLOCK_K)
+    two = n_block * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)  # words of scales, and of zero points
+    four = n_block * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
+    has_two, has_four = two < n_tiles * 8, four < n_tiles * 4
+    codes += tl.where(tile < n_tiles, tile, 0).to(tl.int64)[:, None] * tile_stride + inside[None, :]
+    codes += first * (BLOCK_K * 8)
+    x += m.to(tl.int64)[:, None] * x_stride + k[None, :] + first * BLOCK_K
+    real = (m < rows)[:, None]
+    shift = dequant.constant(-136.0)
+    if ZERO and GROUP == 0:
+        shift = dequant.minus_zeros(tl.load(zeros + four, mask=has_four, other=0)[None, :], 1, BLOCK_N)
+    if LATE_SCALE:  # Triton fetches ahead only what a product reads, so these are fetched a block ahead by hand
+        ahead = dequant.words_of(scales, scale_stride, first, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
+    sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for block in range(first, last):
+        if EVEN:
+            q = tl.load(codes)
+            some_x = tl.load(x, mask=real, other=0.0)
+        else:
+            left = inner - block * BLOCK_K
+            q = tl.load(codes, mask=(inside // 1024 * 128 < left)[None, :], other=0)
+            some_x = tl.load(x, mask=real & (k < left)[None, :], other=0.0)
+        if ZERO and GROUP > 0:
+            packed = dequant.words_of(zeros, zero_stride, block, inner, four, has_four, GROUP, GROUPS, BLOCK_K)
+            minus = dequant.spread(dequant.minus_zeros(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
+        else:
+            minus = shift
+        weights = dequant.fma(dequant.codes_of(q, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
+        if LATE_SCALE:
+            scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
+            ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
+            sums += _dot(weights, some_x, tl.zeros_like(sums)) * scale
+        elif GROUP > 0:
+            packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
+            scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
+            sums = _dot(dequant.fma(weights, scale, dequant.constant(-0.0)), some_x, sums)
+        else:
+            sums = _dot(weights, some_x, sums)
+        codes += BLOCK_K * 8
+        x += BLOCK_K
+    if GROUP == 0:
+        sums *= dequant.scales_of(tl.load(scales + two, mask=has_two, other=0)[None, :], 1, BLOCK_N).to(tl.float32)
+    n = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    tiling.store(tl.trans(sums), out, m, n, rows, columns, out_stride, part_stride, SPLIT_K)
+
+
+@triton.jit
+def _dot(weights, some_x, sums):
+    """weights @ some_x^T + sums."""
+    if INTERPRETED:
+        return tl.dot(weights, tl.trans(some_x.to(tl.float32)), sums)
+    else:
+        return tl.dot(weights, tl.trans(some_x), sums)
+
+
+def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None = None) -> None:
+    """out (M, N) = x (M, K) @ W^T; x and out bfloat16 with unit stride along their rows."""
+    rows, columns = out.shape
+    row_formats.require_packed(x=x, out=out)
+    if x.shape != (rows, weights.inner) or columns != weights.columns:
+        raise ValueError(
+            f"w4a16: weights are ({weights.columns}, {weights.inner}), x {tuple(x.shape)}, out {tuple(out.shape)}"
+        )
+    chosen = variant or SPACES["g128" if weights.group == 128 else "channel"].default
+    constants = {"LATE_SCALE": 0, **dict(chosen.constants)}
+    if constants["LATE_SCALE"] and weights.group < chosen["BLOCK_K"]:
+        raise ValueError(f"w4a16: {chosen.id} scales sums, which needs groups of BLOCK_K or more; got {weights.group}")
+    if rows == 0:
+        return
+    parts = chosen["SPLIT_K"]
+    partial = out if parts == 1 else tiling.workspace(parts, out)
+    codes, zeros = weights.codes, weights.scales if weights.zeros is None else weights.zeros
+    grid = (triton.cdiv(rows, chosen["BLOCK_M"]) * triton.cdiv(columns, chosen["BLOCK_N"]), parts)
+    _w4a16[grid](
+        x, codes, weights.scales, zeros, partial, rows, columns, weights.inner, codes.shape[0],
+        x.stride(0), codes.stride(0), weights.scales.stride(0), zeros.stride(0), partial.stride(-2), rows * columns,
+        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % chosen["BLOCK_K"] == 0,
+        **constants, **chosen.options,
+    )  # fmt: skip
+    if parts > 1:
+        tiling.add(partial, out)
+
+
+def _allowed(v: Variant) -> bool:
+    """What can win on Hopper."""
+    rows, channels, decode = v["BLOCK_M"], v["BLOCK_N"] // v.num_warps, v["BLOCK_M"] <= 32
+    late = dict(v.constants).get("LATE_SCALE", 0)
+    return (
+        channels in (16, 32)  # of a warp: a warpgroup's instruction has 64, and twice as many fit its registers
+        and (v["BLOCK_K"] == 128 or (decode and channels == 16))  # a deeper block takes as many registers again
+        and v["SPLIT_K"] <= (8 if decode else 4 if rows == 64 else 1)  # larger batches have blocks enough
+        and (v["GROUP_M"] == 1 or (rows >= 64 and v["SPLIT_K"] == 1))  # a batch of one block of rows has no order
+        and (v.num_stages >= 4 if decode else v.num_stages <= 4)  # decoding waits for memory, prefill for the product
+        and v["BLOCK_N"] * v["BLOCK_K"] // 2 * (v.num_stages - 1) <= 2**16  # bytes on their way: enough by far
+        and not (rows == 128 and channels == 32 and v.num_warps == 4)  # spills: 64 bytes of stack a thread
+        and not (late and (not decode or v["BLOCK_K"] > 128))  # its cost grows with the rows
+    )
+
+
+def _space(format: str) -> Space:
+    """Where a block of K is one group, its scale may multiply the sums; it costs BLOCK_M multiplications a channel
+    instead of half of BLOCK_K."""
+    axes = {
+        "BLOCK_M": (8, 16, 32, 64, 128), "BLOCK_N": (64, 128, 256), "BLOCK_K": (128, 256), "SPLIT_K": (1, 2, 4, 8),
+        "GROUP_M": (1, 8), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
+    }  # fmt: skip
+    constants = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1}
+    if _GROUPS[format] == 128:
+        axes["LATE_SCALE"], constants["LATE_SCALE"] = (0, 1), 1
+    return Space(axes, variant(4, 4, **constants), _allowed)
+
+
+@dataclass(frozen=True)
+class W4Case:
+    x: Tensor
+    stored: StoredW4
+    weights: W4Weights
+    out: Tensor
+
+    def results(self) -> dict[str, Tensor]:
+        return {"out": self.out.to(torch.float64)}
+
+
+class W4A16:
+    """The operator `w4a16`; shape: m, n, k. A group of `channel` is the whole of K; `-zero` has zero points."""
+
+    name = "w4a16"
+    formats: tuple[str, ...] = tuple(_GROUPS)
+    dimensions = ("m", "n", "k")
+
+    def space(self, format: str) -> Space:
+        return SPACES[format]
+
+    def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
+        signature = {
+            "x": "*bf16", "codes": "*u8", "scales": "*i32", "zeros": "*i32",
+            "out": "*bf16" if variant["SPLIT_K"] == 1 else "*fp32",
+            "rows": "i32", "columns": "i32", "inner": "i32", "n_tiles": "i32", "x_stride": "i32", "tile_stride": "i32",
+            "scale_stride": "i32", "zero_stride": "i32", "out_stride": "i32", "part_stride": "i32",
+        }  # fmt: skip
+        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "EVEN": True, "LATE_SCALE": 0}
+        constants |= dict(variant.constants)
+        aligned = tuple(name for name in signature if name not in ("rows", "n_tiles"))
+        return (Launch(_w4a16, signature, constants, aligned, variant.options), *tiling.launches(variant))
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work:
+        """Codes, scales and zero points as a checkpoint stores them."""
+        m, n, k = (shape[name] for name in self.dimensions)
+        groups = k // (_GROUPS[format] or k)
+        zeros = 4 * -(-n // 8) * groups if format.endswith("-zero") else 0
+        return Work(2 * m * (k + n) + n * k // 2 + 2 * n * groups + zeros, 2 * m * n * k)
+
+    def case(
+        self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
+    ) -> W4Case:
+        m, n, k = (shape[name] for name in self.dimensions)
+        random = torch.Generator().manual_seed(seed)
+        x = row_formats.strided(m, k, padding, random, device)
+        groups = k // (_GROUPS[format] or k)
+        codes = torch.randint(0, 16, (n, k), generator=random)
+        zeros = torch.randint(0, 16, (n, groups), generator=random) if format.endswith("-zero") else None
+        scale = (0.01 * torch.rand(n, groups, generator=random) + 0.005).to(torch.bfloat16)
+        stored = w4_format.pack(codes.to(device), scale.to(device), None if zeros is None else zeros.to(device))
+        return W4Case(x, stored, w4_format.repack(stored), row_formats.poisoned("bf16", m, n, device).values)
+
+    def reference(self, case: W4Case) -> dict[str, Expected]:
+        """Weights are rounded to bfloat16 when dequantized, each by 2**-8 of itself at most, to either side: of the
+        root of the squared terms' sum, 8 times the standard deviation of that. float32 sums lose far less."""
+        weights, x = w4_format.dequantized(case.stored, torch.float64), case.x.double()
+        spread = (x.square() @ weights.square().T).sqrt()
+        return {"out": Expected(x @ weights.T, rtol=2**-8 * 1.01, atol=8 * 2**-8 / 3**0.5 * spread)}
+
+    def run(self, case: W4Case, variant: Variant) -> None:
+        w4a16(case.x, case.weights, case.out, variant=variant)
+
+    def fallback(self, case: W4Case) -> None:
+        case.out.copy_(case.x @ w4_format.unpacked(case.weights, torch.bfloat16).T)
+
+
+SPACES = {format: _space(format) for format in _GROUPS}
+W4A16_GEMM = W4A16()

@@ -1,0 +1,26 @@
+"""Linear layers on `fwopt_kernels`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fwopt.engine.linear import int4_levels
+from fwopt_kernels.choice import Choices
+from fwopt_kernels.w4_format import pack, repack
+from fwopt_kernels.w4a16 import w4a16
+
+
+class KernelInt4:
+    """4-bit weights in groups along k, symmetric; activations in bf16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, group: int, choices: Choices) -> None:
+        levels, scale = int4_levels(weight, group)
+        self.weights = repack(pack((levels + 8).flatten(1), scale.squeeze(2).to(torch.bfloat16), None))
+        self.bias, self._format, self._choices = bias, f"g{group}", choices
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = x.new_empty(len(x), self.weights.columns)
+        chosen = self._choices.best("w4a16", self._format, m=len(x), n=self.weights.columns, k=self.weights.inner)
+        w4a16(x, self.weights, out, variant=chosen)
+        return out if self.bias is None else out.add_(self.bias)

@@ -1,0 +1,1 @@
+"""Kernel variants for the shapes that a workload really produces."""

@@ -1,0 +1,207 @@
+"""Matrix products with quantized weights: layouts, edges, independence of rows, compiled instructions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fwopt_kernels.contract import Variant, variant
+from fwopt_kernels.registry import OPERATORS, load
+
+from .conftest import run_apart
+
+pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+
+W4 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
+FP8 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, SPLIT_K=1, GROUP_M=1, SWAP_AB=1, TMA=0)
+
+
+def changed(one: Variant, **constants: int) -> Variant:
+    return variant(one.num_warps, one.num_stages, **{**dict(one.constants), **constants})
+
+
+def test_codes_are_packed_as_compressed_tensors_packs_them() -> None:
+    """Written out by hand: value k of a row in bits 4 * (k % 8); zero points packed along the channels."""
+    from fwopt_kernels import w4_format
+
+    codes = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8], [15, 0, 0, 0, 0, 0, 0, 15]])
+    stored = w4_format.pack(codes, torch.ones(2, 1, dtype=torch.bfloat16), torch.tensor([[3], [15]]))
+    assert [f"{word & 0xFFFFFFFF:08x}" for word in stored.packed.flatten().tolist()] == ["87654321", "f000000f"]
+    assert stored.zero_point is not None
+    assert stored.zero_point.tolist() == [[0xF3]]
+    assert w4_format.dequantized(stored, torch.float32).tolist() == [
+        [-2, -1, 0, 1, 2, 3, 4, 5],
+        [0, -15, -15, -15, -15, -15, -15, 0],
+    ]
+
+
+@pytest.mark.parametrize("format", ["g32", "g64", "g128", "channel", "g128-zero"])
+def test_repacking_loses_nothing(format: str) -> None:
+    from fwopt_kernels import w4_format
+
+    case = load(OPERATORS["w4a16"]).case(format, {"m": 1, "n": 100, "k": 384}, 7)
+    back = w4_format.unpacked(case.weights, torch.float64)
+    assert torch.equal(back, w4_format.dequantized(case.stored, torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("format", "k", "constants"),
+    [
+        ("g32", 160, {}),
+        ("g32", 416, {"BLOCK_K": 256, "SPLIT_K": 4}),
+        ("g64", 192, {"BLOCK_K": 256}),
+        ("channel", 96, {}),
+        ("g128", 384, {"BLOCK_K": 256, "SPLIT_K": 8}),
+        ("g128-zero", 384, {"LATE_SCALE": 1, "SPLIT_K": 8}),
+        ("g128", 640, {"LATE_SCALE": 1, "SPLIT_K": 2}),
+        ("g128", 256, {"GROUP_M": 8, "BLOCK_M": 64}),
+        ("channel", 32, {}),
+    ],
+)
+def test_edges_of_k_of_w4a16(format: str, k: int, constants: dict[str, int], interpreted: Any) -> None:
+    """K that its padding or BLOCK_K does not divide; parts of K without a block."""
+    shape = {"m": 9, "n": 40, "k": k}
+    assert interpreted(OPERATORS["w4a16"], format, shape, variant=changed(W4, **constants), seed=k) == []
+
+
+INDEPENDENT = """
+import torch
+from fwopt_kernels.contract import Variant
+from fwopt_kernels.registry import OPERATORS, load
+op, format, variant = load(OPERATORS[{name!r}]), {format!r}, {variant!r}
+case = op.case(format, {{"m": 20, "n": 48, "k": 256}}, 3)
+op.run(case, variant)
+before = case.out.clone()
+x = case.x if isinstance(case.x, torch.Tensor) else case.x.values
+x[:7], x[8:] = float("nan"), 3.0
+op.run(case, variant)
+assert torch.equal(case.out[7], before[7]) and bool(before.isfinite().all())
+assert bool(case.out[9].isfinite().all()) and not any(torch.equal(case.out[i], before[i]) for i in (0, 9))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "chosen"),
+    [
+        ("w4a16", "g128", W4),
+        ("w4a16", "g128", changed(W4, SPLIT_K=2, LATE_SCALE=1)),
+        ("fp8_gemm", "fp8-row", changed(FP8, SPLIT_K=2)),
+        ("fp8_gemm", "fp8-block", changed(FP8, SWAP_AB=0)),
+    ],
+)
+def test_a_row_does_not_depend_on_the_others(name: str, format: str, chosen: Variant) -> None:
+    """For one variant, to the bit: other rows, NaN among them, change nothing."""
+    run_apart(INDEPENDENT.format(name=name, format=format, variant=chosen), interpret=True)
+
+
+@pytest.mark.parametrize("format", ["fp8-tensor", "fp8-row", "fp8-block"])
+@pytest.mark.parametrize(
+    ("k", "constants"),
+    [
+        (144, {"SPLIT_K": 4}),
+        (640, {"SPLIT_K": 2, "BLOCK_M": 64, "SWAP_AB": 0, "GROUP_M": 8}),
+        (272, {"BLOCK_M": 128, "SWAP_AB": 0, "TMA": 1}),
+    ],
+)
+def test_edges_of_k_of_fp8(format: str, k: int, constants: dict[str, int], interpreted: Any) -> None:
+    shape = {"m": 9, "n": 200, "k": k}
+    chosen = changed(FP8, **constants)
+    assert interpreted(OPERATORS["fp8_gemm"], format, shape, variant=chosen, seed=k, padding=16) == []
+
+
+def test_fp8_gemm_refuses_what_it_cannot_compute() -> None:
+    from fwopt_kernels.fp8_gemm import Scaled, fp8_gemm
+
+    case = load(OPERATORS["fp8_gemm"]).case("fp8-block", {"m": 2, "n": 130, "k": 144}, 0)
+    with pytest.raises(ValueError, match=r"fp8-row: x, weight and their scales must be .*\(2,\), \(130,\)\); got"):
+        fp8_gemm(case.x, case.weight, case.out, format="fp8-row")
+    narrow = [Scaled(one.values[:, :40], one.scale[:, :1]) for one in (case.x, case.weight)]
+    with pytest.raises(ValueError, match="K divisible by 16; got 40"):
+        fp8_gemm(narrow[0], narrow[1], case.out, format="fp8-block")
+    apart = Scaled(torch.empty(2, 152).to(torch.float8_e4m3fn)[:, :144], case.x.scale)
+    with pytest.raises(ValueError, match="x: rows must begin at multiples of 16 bytes; they are 152 apart"):
+        fp8_gemm(apart, case.weight, case.out, format="fp8-block")
+    with pytest.raises(ValueError, match=r"x: scales must be packed float32, got torch\.float64"):
+        fp8_gemm(Scaled(case.x.values, case.x.scale.double()), case.weight, case.out, format="fp8-block")
+
+
+def test_w4a16_refuses_what_it_cannot_compute() -> None:
+    """Before anything is launched, so no GPU and no interpreter is needed."""
+    from fwopt_kernels import w4_format
+    from fwopt_kernels.w4a16 import w4a16
+
+    case = load(OPERATORS["w4a16"]).case("g64", {"m": 2, "n": 8, "k": 128}, 0)
+    with pytest.raises(ValueError, match=r"weights are \(8, 128\), x \(2, 64\), out \(2, 8\)"):
+        w4a16(case.x[:, :64], case.weights, case.out)
+    with pytest.raises(ValueError, match="scales sums, which needs groups of BLOCK_K or more; got 64"):
+        w4a16(case.x, case.weights, case.out, variant=changed(W4, LATE_SCALE=1))
+    with pytest.raises(ValueError, match="x: the last dimension must have stride 1"):
+        w4a16(torch.zeros(128, 2, dtype=torch.bfloat16).T, case.weights, case.out)
+    odd = w4_format.pack(torch.zeros(8, 40), torch.ones(8, 1, dtype=torch.bfloat16), None)
+    with pytest.raises(ValueError, match="needs K divisible by 32"):
+        w4_format.repack(odd)
+    grouped = w4_format.pack(torch.zeros(8, 512), torch.ones(8, 2, dtype=torch.bfloat16), None)
+    with pytest.raises(ValueError, match="groups of 32, 64, 128 and whole channels; got 256"):
+        w4_format.repack(grouped)
+    with pytest.raises(ValueError, match="bfloat16 scales"):
+        w4_format.repack(w4_format.pack(torch.zeros(8, 128), torch.ones(8, 1), None))
+
+
+def test_the_least_bytes_of_w4a16_are_those_of_the_checkpoint() -> None:
+    for format in ("g128", "g32", "channel", "g128-zero"):
+        shape = {"m": 4, "n": 64, "k": 256}
+        case = load(OPERATORS["w4a16"]).case(format, shape, 0)
+        tensors = [case.x, case.stored.packed, case.stored.scale, case.stored.zero_point, case.out]
+        work = load(OPERATORS["w4a16"]).work(format, shape)
+        assert work.bytes == sum(t.nbytes for t in tensors if t is not None)
+        assert work.flops == 2 * 4 * 64 * 256
+
+
+def test_the_least_bytes_of_fp8_are_those_of_the_tensors() -> None:
+    for format in ("fp8-tensor", "fp8-row", "fp8-block"):
+        shape = {"m": 4, "n": 192, "k": 272}
+        case = load(OPERATORS["fp8_gemm"]).case(format, shape, 0)
+        tensors = [case.x.values, case.x.scale, case.weight.values, case.weight.scale, case.out]
+        assert load(OPERATORS["fp8_gemm"]).work(format, shape).bytes == sum(t.nbytes for t in tensors)
+
+
+def test_w4a16_reads_weights_by_sixteen_bytes_and_multiplies_with_wgmma() -> None:
+    """The whole point of the repacked layout, asked of the PTX: copies of 16 bytes into shared memory, loads of 16
+    bytes out of it (64 bytes a thread and block of K), and no other load before the matrix instruction's operand."""
+    code = (
+        "import re\n"
+        "from fwopt_kernels.compiler import compiled_kernel\n"
+        "from fwopt_kernels.contract import ARCHITECTURES\n"
+        "from fwopt_kernels.registry import OPERATORS, load\n"
+        "op = load(OPERATORS['w4a16'])\n"
+        "for format in op.formats:\n"
+        "    launch = op.launches(format, op.space(format).default)[0]\n"
+        "    ptx = compiled_kernel(launch, ARCHITECTURES['sm_90']).asm['ptx']\n"
+        "    assert 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
+        "    assert len(re.findall(r'ld\\.shared\\.v4\\.b32|ld\\.shared\\.v2\\.b64', ptx)) == 4, format\n"
+        "    assert 'ld.global.v4' not in ptx and len(re.findall('cp.async.cg.shared.global', ptx)) >= 18, format\n"
+        "    assert len(re.findall('prmt.b32', ptx)) == 32, format\n"
+    )
+    run_apart(code, interpret=False)
+
+
+def test_fp8_multiplies_with_wgmma_and_large_tiles_come_by_the_copy_engine() -> None:
+    code = (
+        "from fwopt_kernels.compiler import compiled_kernel\n"
+        "from fwopt_kernels.contract import ARCHITECTURES, variant\n"
+        "from fwopt_kernels.registry import OPERATORS, load\n"
+        "op = load(OPERATORS['fp8_gemm'])\n"
+        "large = dict(BLOCK_M=128, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=1)\n"
+        "for format in op.formats:\n"
+        "    depth = {} if format == 'fp8-block' else {'BLOCK_K': 128}\n"
+        "    tiles = variant(8, 4, **large, **depth)\n"
+        "    assert op.space(format).allowed(tiles), format\n"
+        "    for chosen in (op.space(format).default, tiles):\n"
+        "        ptx = compiled_kernel(op.launches(format, chosen)[0], ARCHITECTURES['sm_90']).asm['ptx']\n"
+        "        assert '.e4m3.e4m3' in ptx and 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
+        "        copy = 'cp.async.bulk.tensor' if chosen == tiles else 'cp.async.cg.shared.global'\n"
+        "        assert copy in ptx, (format, chosen.id)\n"
+    )
+    run_apart(code, interpret=False)
