@@ -12,30 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import ValidationError
-
 from fwopt.atomic import written_whole
 from fwopt.errors import InputError
-from fwopt.spec.base import SCHEMA_VERSION
-from fwopt.spec.quality import QualityResults
+from fwopt.spec.quality import QualityResults, read_results
 
 if TYPE_CHECKING:
     from fwopt.quality.compare import PerToken
 
 RESULTS = "results.json"
-
-
-def read_results(path: Path) -> QualityResults:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise InputError(f"{path}: has schema_version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade")
-        return QualityResults.model_validate(values)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, AttributeError, ValidationError):
-        raise InputError(f"{path}: is no result of `fwopt quality`; remove it and measure again") from None
 
 
 @dataclass(frozen=True, slots=True)

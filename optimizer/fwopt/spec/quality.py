@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
+from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 
 
@@ -95,5 +100,55 @@ class QualityResults(Frozen):
     date: str
     """Of the last addition."""
 
+    def scheme_costs(self) -> dict[str, SchemeCost]:
+        """What a search needs to know."""
+        return {
+            arm.name: SchemeCost(
+                kl=arm.overall.kl.value,
+                kl_high=arm.overall.kl.value if arm.overall.kl.high is None else arm.overall.kl.high,
+                top1=arm.overall.top1.value,
+                top1_low=arm.overall.top1.value if arm.overall.top1.low is None else arm.overall.top1.low,
+            )
+            for arm in self.arms
+            if arm.kind == "scheme"
+        }
+
     def arm(self, name: str) -> ArmFigures | None:
         return next((arm for arm in self.arms if arm.name == name), None)
+
+
+class SchemeCost(Frozen):
+    """One scheme beside the unquantized model."""
+
+    kl: float
+    kl_high: float
+    """Upper end of its interval: what a limit is held against."""
+    top1: float
+    top1_low: float
+
+
+class MeasuredQuality(Frozen):
+    """What `fwopt quality` found of one model, as a search uses it."""
+
+    file: str
+    key: str
+    """Of the study."""
+    text: tuple[str, ...]
+    tokens: int
+    schemes: dict[str, SchemeCost]
+
+
+QualityResults.model_rebuild()
+
+
+def read_results(path: Path) -> QualityResults:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InputError(f"{path}: has schema_version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade")
+        return QualityResults.model_validate(values)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, AttributeError, ValidationError):
+        raise InputError(f"{path}: is no result of `fwopt quality`; remove it and measure again") from None
