@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from fwopt.atomic import written_whole
 from fwopt.errors import InputError
 from fwopt.spec.quality import QualityResults, read_results

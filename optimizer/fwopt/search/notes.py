@@ -107,10 +107,8 @@ def _quality(inputs: RunInputs, chosen: Trial | None) -> list[str]:
     if inputs.objective.max_quality_drop is None and chosen is None:
         return []
     if inputs.quality is not None:
-        return [
-            f"quality is measured on this model for {', '.join(inputs.quality.schemes)} ({inputs.quality.file}); "
-            "other schemes have figures from literature (assumed)"
-        ]
+        known = f"quality is measured on this model for {', '.join(inputs.quality.schemes)} ({inputs.quality.file})"
+        return [f"{known}; other schemes have figures from literature (assumed)"]
     return ["quality figures are from literature (assumed), not measured on this model; `fwopt quality` measures them"]
 
 
