@@ -70,7 +70,8 @@ W4A16_RATIO, W4A16_COPY, W4A16_BYTES, ATTENTION_COPY, NORM_COPY = 0.4, 0.8, 32 *
 def machine(device: str, seconds: float, work: Path, before: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from fwopt_kernels.timing import cache_bytes, describe, time_calls
+    from fwopt_kernels.host import describe
+    from fwopt_kernels.timing import cache_bytes, time_calls
 
     host = describe(device)
     found: dict[str, Any] = {**asdict(host), "python": sys.version.split()[0], "cache_bytes": cache_bytes(device)}

@@ -42,6 +42,10 @@ def variant(num_warps: int, num_stages: int = 1, **constants: int) -> Variant:
     return Variant(tuple(sorted(constants.items())), num_warps, num_stages)
 
 
+PLAIN = variant(4).options
+"""Of kernels that no variant changes."""
+
+
 def _everything(_: Variant) -> bool:
     return True
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fwopt_kernels import row_formats
 from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
-from fwopt_kernels.decode_case import DTYPES, DecodeCase, contexts, expected, fallback, random_case
+from fwopt_kernels.decode_case import DecodeCase, contexts, expected, fallback, random_case
+from fwopt_kernels.rope_cache import CACHE_DTYPES
 from fwopt_kernels.rounding import dot, to_bf16
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -216,7 +217,7 @@ def _space(format: str) -> Space:
     program of heads of 128 keeps 32 to 128 KiB on their way: less hides no latency, more leaves room for no other."""
 
     def allowed(v: Variant) -> bool:
-        step_kib = v["BLOCK_N"] * 2 * 128 * DTYPES[format].itemsize // 1024
+        step_kib = v["BLOCK_N"] * 2 * 128 * CACHE_DTYPES[format].itemsize // 1024
         return 16 <= v["BLOCK_N"] // v.num_warps <= 32 and 32 <= step_kib * (v.num_stages - 1) <= 128
 
     return Space(
@@ -226,7 +227,7 @@ def _space(format: str) -> Space:
     )
 
 
-SPACES = {format: _space(format) for format in DTYPES}
+SPACES = {format: _space(format) for format in CACHE_DTYPES}
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ class DecodeAttention:
         lengths = contexts(sequences, shortest, context)
         seen = sum(min(n, self.window or n) for n in lengths)
         pages = sum(-(-n // page) for n in lengths)
-        cached = 2 * kv_heads * dim * DTYPES[format].itemsize
+        cached = 2 * kv_heads * dim * CACHE_DTYPES[format].itemsize
         return Work(seen * cached + 4 * sequences * heads * dim + 4 * (pages + sequences), 4 * seen * heads * dim)
 
     def case(

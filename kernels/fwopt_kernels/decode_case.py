@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fwopt_kernels.contract import Expected
+from fwopt_kernels.rope_cache import CACHE_DTYPES
 
-DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 _STEP = {torch.bfloat16: 2**-8, torch.float8_e4m3fn: 2**-11}
 """Half a step of the probabilities: bfloat16 beside bfloat16 values, float16 beside e4m3 ones."""
 
@@ -56,14 +56,14 @@ def random_case(
     pages = [-(-length // page) for length in lengths]
     order = torch.randperm(sum(pages) + 2, generator=random, device=device)
     table = torch.full((sequences, max(pages, default=0) + 1), 2**30, dtype=torch.int32, device=device)
-    raw = torch.empty(2, len(order), page * kv_heads * dim + padding, dtype=DTYPES[format], device=device)
+    raw = torch.empty(2, len(order), page * kv_heads * dim + padding, dtype=CACHE_DTYPES[format], device=device)
     raw.view(torch.uint8).fill_(0x7F if format == "fp8" else 0xFF)
     cache = raw[..., : page * kv_heads * dim].view(2, len(order), page, kv_heads, dim)
     for i, (length, count) in enumerate(zip(lengths, pages, strict=True)):
         mine = order[sum(pages[:i]) :][:count]
         table[i, :count] = mine.int()
         at = torch.arange(length, device=device)
-        values = normal(2, length, kv_heads, dim).to(DTYPES[format])
+        values = normal(2, length, kv_heads, dim).to(CACHE_DTYPES[format])
         cache.view(torch.uint8)[:, mine[at // page], at % page] = values.view(torch.uint8)
     return DecodeCase(
         _rows(normal(sequences, heads * dim + padding), heads, dim), cache, table,

@@ -21,22 +21,13 @@ from torch import Tensor
 
 from fwopt_kernels import row_formats, tiling
 from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
-from fwopt_kernels.rounding import INTERPRETED
+from fwopt_kernels.rounding import dot
 
 FORMATS = ("fp8-tensor", "fp8-row", "fp8-block")
 SCALE_BLOCK = 128
 """Values of K, and channels, that share a scale in `fp8-block`."""
 MULTIPLE_K = 16
 """K, and the elements between rows, must be multiples of this: loads of 16 bytes."""
-
-
-@triton.jit
-def _dot(a, b, sums):
-    """a @ b^T + sums; the interpreter multiplies e4m3 in float16, so there both are float32 first."""
-    if INTERPRETED:
-        return tl.dot(a.to(tl.float32), tl.trans(b.to(tl.float32)), sums)
-    else:
-        return tl.dot(a, tl.trans(b), sums)
 
 
 @triton.jit
@@ -50,7 +41,7 @@ def _fp8_gemm(
     EVEN: K is a multiple of BLOCK_K. SWAP_AB: (W x^T)^T, for few rows: the matrix unit's first operand has 64 rows at
     least, its second one may have 8. TMA: Hopper's copy engine fetches whole tiles.
     """
-    m_block, n_block = tiling.place(tl.program_id(0), rows, columns, BLOCK_M, BLOCK_N, GROUP_M)
+    m_block, n_block = tiling.place(tl.cdiv(rows, BLOCK_M), tl.cdiv(columns, BLOCK_N), GROUP_M)
     first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
     m, n = m_block * BLOCK_M + tl.arange(0, BLOCK_M), n_block * BLOCK_N + tl.arange(0, BLOCK_N)
     real = m < rows
@@ -84,13 +75,13 @@ def _fp8_gemm(
             next_x = tl.load(x_scale + tl.minimum(block + 1, final), mask=real, other=0.0)
             next_w = tl.load(w_scale + tl.minimum(block + 1, final))
             if SWAP_AB:
-                sums += _dot(some_w, some_x, tl.zeros_like(sums)) * scale[None, :]
+                sums += dot(some_w, tl.trans(some_x), tl.zeros_like(sums)) * scale[None, :]
             else:
-                sums += _dot(some_x, some_w, tl.zeros_like(sums)) * scale[:, None]
+                sums += dot(some_x, tl.trans(some_w), tl.zeros_like(sums)) * scale[:, None]
         elif SWAP_AB:
-            sums = _dot(some_w, some_x, sums)
+            sums = dot(some_w, tl.trans(some_x), sums)
         else:
-            sums = _dot(some_x, some_w, sums)
+            sums = dot(some_x, tl.trans(some_w), sums)
         if not TMA:
             x += BLOCK_K
             weight += BLOCK_K

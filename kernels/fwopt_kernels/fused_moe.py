@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, PLAIN, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.moe_case import Choice, MoeCase, expected, fallback, random_case
 from fwopt_kernels.moe_formats import FORMATS, Matrix, matrix_bytes, quantize_launch, quantized
 from fwopt_kernels.moe_gemm import grouped, launch
@@ -26,7 +26,6 @@ from fwopt_kernels.row_formats import Rows, require_packed
 from fwopt_kernels.silu_mul import SILU_MUL, silu_mul
 
 _BLOCK = 1024
-_OPTIONS: dict[str, int | bool] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
 @triton.jit
@@ -81,7 +80,7 @@ def fused_moe(
     grouped(hidden, w2, routing, rows, count=pairs, top_k=1, variant=chosen)
     _sum_choices[(tokens, triton.cdiv(x.shape[1], _BLOCK))](
         rows, ids, probabilities, out, x.shape[1], experts, rows.stride(0), out.stride(0),
-        TOP_K=top_k, BLOCK=_BLOCK, **_OPTIONS,
+        TOP_K=top_k, BLOCK=_BLOCK, **PLAIN,
     )  # fmt: skip
 
 
@@ -142,7 +141,7 @@ class FusedMoe:
         sizes = ("columns", "rows_stride", "out_stride")
         signature = {**pointers, "columns": "i32", "experts": "i32", "rows_stride": "i32", "out_stride": "i32"}
         constants = {"TOP_K": 8, "BLOCK": _BLOCK}
-        total = Launch(_sum_choices, signature, constants, (*pointers, *sizes), _OPTIONS, "sum")
+        total = Launch(_sum_choices, signature, constants, (*pointers, *sizes), PLAIN, "sum")
         if format == "fp8-block":
             between = tuple(quantize_launch(silu=silu) for silu in (False, True))
         else:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import Launch
+from fwopt_kernels.contract import PLAIN, Launch
 from fwopt_kernels.rounding import FP8_MAX, through_bf16, to_fp8
 
 FORMATS: tuple[str, ...] = ("bf16", "fp8-block", "w4a16")
@@ -22,7 +22,6 @@ VLLM_DTYPES: dict[str, str | None] = {"bf16": None, "fp8-block": "fp8_w8a8", "w4
 """`dtype=` in the names of vLLM's tuned files; `fp8-block` also has `block_shape=[128,128]`."""
 BLOCK = 128
 _GROUPS = 4
-_OPTIONS: dict[str, int | bool] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 _SMALLEST = 1e-10
 
 
@@ -144,7 +143,7 @@ def quantized(x: Tensor, *, silu: bool) -> Groups:
     )
     _quantize_groups[(rows, triton.cdiv(groups, _GROUPS))](
         x, out.values, out.scale, columns, x.stride(0), out.values.stride(0), out.scale.stride(0),
-        SILU=silu, BLOCK=BLOCK, GROUPS=_GROUPS, SMALLEST=_SMALLEST, **_OPTIONS,
+        SILU=silu, BLOCK=BLOCK, GROUPS=_GROUPS, SMALLEST=_SMALLEST, **PLAIN,
     )  # fmt: skip
     return out
 
@@ -154,7 +153,7 @@ def quantize_launch(*, silu: bool) -> Launch:
     signature = {"x": "*bf16", "out": "*fp8e4nv", "scale": "*fp32", **dict.fromkeys((*strides, "scale_stride"), "i32")}
     constants = {"SILU": silu, "BLOCK": BLOCK, "GROUPS": _GROUPS, "SMALLEST": _SMALLEST}
     aligned = ("x", "out", "scale", *strides)
-    return Launch(_quantize_groups, signature, constants, aligned, _OPTIONS, "silu, quantize" if silu else "quantize")
+    return Launch(_quantize_groups, signature, constants, aligned, PLAIN, "silu, quantize" if silu else "quantize")
 
 
 def quantized_torch(values: Tensor) -> Groups:

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fwopt_kernels import tiling
 from fwopt_kernels.contract import Launch, Variant
 from fwopt_kernels.moe_formats import BLOCK, Groups, Matrix
 from fwopt_kernels.moe_routing import Routing
@@ -61,16 +62,6 @@ def _scaled(total, x_step, w_step, SWAP: tl.constexpr, BLOCK_SIZE_N: tl.constexp
 
 
 @triton.jit
-def _place(rows, columns, GROUP_SIZE_M: tl.constexpr):
-    """Blocks of rows and of columns of this program: GROUP_SIZE_M blocks of rows share weights in the L2 cache."""
-    program = tl.program_id(0)
-    group = program // (GROUP_SIZE_M * columns)
-    inside = program % (GROUP_SIZE_M * columns)
-    size = tl.minimum(rows - group * GROUP_SIZE_M, GROUP_SIZE_M)
-    return group * GROUP_SIZE_M + inside % size, inside // size
-
-
-@triton.jit
 def _grouped(
     x, weights, out, x_scale, w_scale, pairs, experts, padded, blocks, outputs, inputs, count, top_k,
     x_stride, expert_stride, weights_stride, out_stride, x_scale_stride, scale_expert, scale_row, scale_column,
@@ -81,7 +72,7 @@ def _grouped(
 
     `inputs` and the strides of x and weights count words: a bfloat16 or an e4m3; in `w4a16` two numbers are a word.
     """
-    block, panel = _place(blocks, tl.cdiv(outputs, BLOCK_SIZE_N), GROUP_SIZE_M)
+    block, panel = tiling.place(blocks, tl.cdiv(outputs, BLOCK_SIZE_N), GROUP_SIZE_M)
     if block * BLOCK_SIZE_M >= tl.load(padded):
         return
     words: tl.constexpr = BLOCK_SIZE_K // 2 if FORMAT == "w4a16" else BLOCK_SIZE_K

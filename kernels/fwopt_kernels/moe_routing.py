@@ -14,10 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import Launch
+from fwopt_kernels.contract import PLAIN, Launch
 
 _CHUNK = 1024
-_OPTIONS: dict[str, int | bool] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def align(ids: Tensor, experts: int, block_m: int) -> Routing:
     routing = empty(ids, experts, block_m)
     _align[(experts,)](
         ids, routing.pairs, routing.experts, routing.padded, ids.numel(),
-        BLOCK_M=block_m, EXPERTS=triton.next_power_of_2(experts), CHUNK=_CHUNK, **_OPTIONS,
+        BLOCK_M=block_m, EXPERTS=triton.next_power_of_2(experts), CHUNK=_CHUNK, **PLAIN,
     )  # fmt: skip
     return routing
 
@@ -88,7 +87,7 @@ def align_launch(experts: int, block_m: int) -> Launch:
     pointers = ("ids", "pairs", "experts", "padded")
     signature = {**dict.fromkeys(pointers, "*i32"), "count": "i32"}
     constants = {"BLOCK_M": block_m, "EXPERTS": triton.next_power_of_2(experts), "CHUNK": _CHUNK}
-    return Launch(_align, signature, constants, pointers, _OPTIONS, "align")
+    return Launch(_align, signature, constants, pointers, PLAIN, "align")
 
 
 def align_torch(ids: Tensor, experts: int, block_m: int) -> Routing:

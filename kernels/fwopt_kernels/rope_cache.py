@@ -19,7 +19,7 @@ from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, 
 from fwopt_kernels.rounding import through_bf16, to_bf16, to_fp8
 
 _TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv"}
-_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+CACHE_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 
 @triton.jit
@@ -207,7 +207,7 @@ class RopeCache:
         table = torch.cat([angles.cos(), angles.sin()], -1).to(torch.bfloat16).to(device)
         return RopeCase(
             packed(heads), packed(kv_heads), packed(kv_heads),
-            normal(2, blocks, page, kv_heads, dim).to(_DTYPES[format]), slots.to(device),
+            normal(2, blocks, page, kv_heads, dim).to(CACHE_DTYPES[format]), slots.to(device),
             torch.randint(0, 512, (tokens,), generator=random).to(device), table,
             torch.tensor([0.01, 0.02], device=device),
         )  # fmt: skip

@@ -11,17 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import Launch, Variant
+from fwopt_kernels.contract import PLAIN, Launch, Variant
 from fwopt_kernels.rounding import to_bf16
 
 _BLOCK = 512
-_OPTIONS: dict[str, int | bool] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
 @triton.jit
-def place(program, rows, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """Block of rows, block of columns: GROUP_M blocks of rows pass over the columns together and share weights."""
-    m_blocks, n_blocks = tl.cdiv(rows, BLOCK_M), tl.cdiv(columns, BLOCK_N)
+def place(m_blocks, n_blocks, GROUP_M: tl.constexpr):
+    """Block of rows, block of columns of this program: GROUP_M blocks of rows pass over the columns together and share
+    weights in the L2 cache."""
+    program = tl.program_id(0)
     first = program // (GROUP_M * n_blocks) * GROUP_M
     size = tl.minimum(m_blocks - first, GROUP_M)
     within = program % (GROUP_M * n_blocks)
@@ -69,7 +69,7 @@ def add(partial: Tensor, out: Tensor) -> None:
     """out (rows, columns) bfloat16 = the parts' sum."""
     parts, rows, columns = partial.shape
     _add[(rows, triton.cdiv(columns, _BLOCK))](
-        partial, out, rows, columns, out.stride(0), PARTS=parts, BLOCK=_BLOCK, **_OPTIONS
+        partial, out, rows, columns, out.stride(0), PARTS=parts, BLOCK=_BLOCK, **PLAIN
     )
 
 
@@ -79,4 +79,4 @@ def launches(variant: Variant) -> tuple[Launch, ...]:
         return ()
     signature = {"partial": "*fp32", "out": "*bf16", "rows": "i32", "columns": "i32", "out_stride": "i32"}
     constants = {"PARTS": variant["SPLIT_K"], "BLOCK": _BLOCK}
-    return (Launch(_add, signature, constants, ("partial", "out", "columns", "out_stride"), _OPTIONS, "parts added"),)
+    return (Launch(_add, signature, constants, ("partial", "out", "columns", "out_stride"), PLAIN, "parts added"),)

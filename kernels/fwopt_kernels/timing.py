@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import copy
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fwopt_kernels.apart import Child, Spent, one_line
@@ -239,12 +237,18 @@ def _gpu_round(calls: Sequence[Callable[[], Any]], graph: bool) -> Callable[[], 
         for call in calls:
             call()
 
-    play = _captured(every) if graph else every
+    return gpu_clock(captured(every) if graph else every)
+
+
+def gpu_clock(work: Callable[[], None]) -> Callable[[], float]:
+    """Runs `work` and says how many seconds the GPU took for it."""
+    import torch
+
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def one() -> float:
         start.record()
-        play()
+        work()
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3
@@ -252,7 +256,8 @@ def _gpu_round(calls: Sequence[Callable[[], Any]], graph: bool) -> Callable[[], 
     return one
 
 
-def _captured(work: Callable[[], None]) -> Callable[[], None]:
+def captured(work: Callable[[], None]) -> Callable[[], None]:
+    """Replays of `work` as a CUDA graph."""
     import torch
 
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -264,38 +269,3 @@ def _captured(work: Callable[[], None]) -> Callable[[], None]:
     with torch.cuda.graph(recorded):
         work()
     return recorded.replay
-
-
-@dataclass(frozen=True)
-class Host:
-    """Where variants are timed."""
-
-    device: str
-    """cuda or cpu"""
-    name: str
-    """As the driver reports it; of a processor, what the machine calls it."""
-    arch: str | None
-    """For example sm_90; None on a processor."""
-    triton: str
-    torch: str
-
-
-def describe(device: str) -> Host:
-    """In a child: asking a GPU for its name takes memory on it."""
-    import torch
-    import triton
-
-    if device == "cpu":
-        return Host(device, _processor(), None, triton.__version__, torch.__version__)
-    major, minor = torch.cuda.get_device_capability()
-    name = torch.cuda.get_device_name()
-    return Host(device, name, f"sm_{major}{minor}", triton.__version__, torch.__version__)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

@@ -17,7 +17,7 @@ from torch import Tensor
 from fwopt_kernels import row_formats, tiling, w4_format
 from fwopt_kernels import w4_dequant as dequant
 from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
-from fwopt_kernels.rounding import INTERPRETED
+from fwopt_kernels.rounding import dot
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
 _GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128}
@@ -35,7 +35,7 @@ def _w4a16(
     EVEN: K is a multiple of BLOCK_K. LATE_SCALE: scales multiply a block's sums instead of its weights.
     """
     GROUPS: tl.constexpr = BLOCK_K // GROUP if GROUP > 0 and GROUP < BLOCK_K else 1  # noqa: N806
-    m_block, n_block = tiling.place(tl.program_id(0), rows, columns, BLOCK_M, BLOCK_N, GROUP_M)
+    m_block, n_block = tiling.place(tl.cdiv(rows, BLOCK_M), tl.cdiv(columns, BLOCK_N), GROUP_M)
     first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
     m = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
     tile = n_block * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
@@ -71,28 +71,19 @@ def _w4a16(
         if LATE_SCALE:
             scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
             ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
-            sums += _dot(weights, some_x, tl.zeros_like(sums)) * scale
+            sums += dot(weights, tl.trans(some_x), tl.zeros_like(sums)) * scale
         elif GROUP > 0:
             packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
             scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
-            sums = _dot(dequant.fma(weights, scale, dequant.constant(-0.0)), some_x, sums)
+            sums = dot(dequant.fma(weights, scale, dequant.constant(-0.0)), tl.trans(some_x), sums)
         else:
-            sums = _dot(weights, some_x, sums)
+            sums = dot(weights, tl.trans(some_x), sums)
         codes += BLOCK_K * 8
         x += BLOCK_K
     if GROUP == 0:
         sums *= dequant.scales_of(tl.load(scales + two, mask=has_two, other=0)[None, :], 1, BLOCK_N).to(tl.float32)
     n = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
     tiling.store(tl.trans(sums), out, m, n, rows, columns, out_stride, part_stride, SPLIT_K)
-
-
-@triton.jit
-def _dot(weights, some_x, sums):
-    """weights @ some_x^T + sums."""
-    if INTERPRETED:
-        return tl.dot(weights, tl.trans(some_x.to(tl.float32)), sums)
-    else:
-        return tl.dot(weights, tl.trans(some_x), sums)
 
 
 def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None = None) -> None:

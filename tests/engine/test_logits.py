@@ -15,12 +15,14 @@ import transformers
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from fwopt.engine.batch import Plan, decode_groups, make_plan
+from fwopt.engine.linear import make_linear
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.runner import Runner
 from fwopt.engine.scheduler import Scheduler
 from fwopt.engine.sequence import Sampling, Sequence
 from fwopt.engine.settings import Settings
-from fwopt_kernels.choice import Choice
+from fwopt.spec.candidate import W4A16
+from fwopt_kernels.choice import Choice, Choices
 from fwopt_kernels.contract import variant
 
 from .conftest import MODELS
@@ -105,6 +107,7 @@ def assert_nearly_as_near(ours, exact, theirs):
 
 _RUN_INTERPRETED = """
 import pickle, sys, torch
+from fwopt.engine.linear import make_linear
 from fwopt.engine.parallel import Ranks
 from fwopt.engine.runner import Runner
 settings, plans = pickle.load(sys.stdin.buffer)
@@ -131,6 +134,14 @@ def test_4_bit_weights_by_the_triton_kernel_give_the_engines_own_logits(model_fo
     chosen = Choice("w4a16", "g32", {"m": 1, "n": 64, "k": 64}, TUNED)
     found = logits_interpreted(make_settings, folder, candidate=scheme, choices=(chosen,))
     assert_nearly_as_near(found, exact, rounded)
+
+
+def test_groups_that_the_kernel_does_not_know_stay_with_torch():
+    pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+    weight, x = torch.randn(48, 64), torch.randn(3, 64)
+    scheme, cpu = W4A16(group_size=16), torch.device("cpu")
+    by_torch = make_linear(weight, None, scheme, cpu)(x)
+    torch.testing.assert_close(make_linear(weight, None, scheme, cpu, Choices())(x), by_torch)
 
 
 TRITON_TEXTS = [prompts(320)[i][:n] for i, n in ((1, 45), (3, 17), (2, 40))]

@@ -13,8 +13,8 @@ from fwopt.tuning.family import Row
 from fwopt.tuning.tuned import StaleError, Tuned, keep
 from fwopt_kernels.aot import sources
 from fwopt_kernels.choice import Choices
+from fwopt_kernels.host import Host
 from fwopt_kernels.registry import OPERATORS, load
-from fwopt_kernels.timing import Host
 
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fwopt.cli.counting import counting
-from fwopt.cli.kernels_tune import export, tune
-from fwopt.errors import InputError
+from fwopt.cli.kernels_tune import Op, export, require_operators, tune
 
 if TYPE_CHECKING:
     from fwopt_kernels.aot import Job, Outcome
 
 app = typer.Typer(help="fwopt's Triton kernels: what compiles for a GPU, what is fastest there.", no_args_is_help=True)
 
-Op = Annotated[list[str] | None, typer.Option("--op", help="An operator; repeatable; all of them when not given.")]
 Sample = Annotated[
     int | None, typer.Option(min=1, help="Per operator and format, the default and N - 1 others drawn at random.")
 ]
@@ -63,19 +61,10 @@ def _jobs(arch: str, names: list[str] | None, sample: int | None) -> tuple[list[
 
     if arch not in ARCHITECTURES:
         raise UnknownNameError("GPU architecture", arch, ARCHITECTURES)
-    for name in names or ():
-        if name not in OPERATORS:
-            raise UnknownNameError("operator", name, OPERATORS)
-    try:
-        import triton  # noqa: F401
+    require_operators(names, OPERATORS, "compiled")
+    from fwopt_kernels.aot import Job
 
-        from fwopt_kernels.aot import Job
-
-        operators = {name: load(OPERATORS[name]) for name in dict.fromkeys(names or OPERATORS)}
-    except ImportError as error:
-        missing = (error.name or "torch").partition(".")[0]
-        raise InputError(f"kernels are compiled with torch and Triton, and {missing} is missing; "
-                         "install it with pip install 'fwopt[gpu]'") from error  # fmt: skip
+    operators = {name: load(OPERATORS[name]) for name in dict.fromkeys(names or OPERATORS)}
     jobs: list[Job] = []
     unsupported: dict[str, list[str]] = {name: [] for name in operators}
     for name, operator in operators.items():

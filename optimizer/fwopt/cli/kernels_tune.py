@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,11 +58,11 @@ def tune(
     from fwopt.cli.counting import counting
     from fwopt.tuning.demand import demands
     from fwopt.tuning.device import describe
-    from fwopt.tuning.operators import compiles_ahead
+    from fwopt.tuning.operators import compiles_ahead, targets
     from fwopt.tuning.tune import tune as run
 
     budget_s = parse_time(budget)
-    _require_operators(op)
+    require_operators(op, targets(), "timed")
     host = describe(device)
     case = _case(trace, config, model, hardware, engine, profiles, rate_scale, only_model, format, skip_bad)
     result, _ = case.run()
@@ -87,21 +88,22 @@ def parse_time(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _require_operators(names: list[str] | None) -> None:
+def require_operators(names: list[str] | None, known: Mapping[str, str], done: str) -> None:
+    """Names that there are, and what kernels are `done` with."""
     from fwopt.errors import UnknownNameError
-    from fwopt.tuning.operators import targets
 
     for name in names or ():
-        if name not in targets():
-            raise UnknownNameError("operator", name, targets())
-    for missing in ("torch", "triton"):
+        if name not in known:
+            raise UnknownNameError("operator", name, known)
+    for needed in ("torch", "triton"):
         try:
-            __import__(missing)
-        except ImportError:
+            __import__(needed)
+        except ImportError as error:
+            missing = (error.name or needed).partition(".")[0]
             raise InputError(
-                f"kernels are timed with torch and Triton, and {missing} is missing; install it with pip install "
+                f"kernels are {done} with torch and Triton, and {missing} is missing; install it with pip install "
                 "'fwopt[gpu]'"
-            ) from None
+            ) from error
 
 
 def _case(

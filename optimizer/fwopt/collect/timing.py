@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fwopt_kernels.timing import captured, gpu_clock
+
 LEAST_SAMPLES, LEAST_S, MOST_S = 9, 0.1, 1.5
 COLD_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
 """Copies of an operation's weights rotate through at least so much memory: a few times a GPU's L2 cache, and a core's
@@ -77,27 +79,17 @@ def time_processor_loop(call: Callable[[], Any], *, rounds: int) -> Timing:
 
 
 def _on_gpu(calls: Sequence[Callable[[], Any]]) -> Timing:
-    import torch
+    def every() -> None:
+        for call in calls:
+            call()
 
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(side):
-        for call in calls:
-            call()
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    replay = captured(every)
+    clock = gpu_clock(replay)
     seconds: list[float] = []
     started = time.perf_counter()
     while len(seconds) < LEAST_SAMPLES or time.perf_counter() - started < LEAST_S:
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1e3 / len(calls))
-    return _timing(seconds, _energy_j(graph.replay, len(calls), float(np.median(seconds))))
+        seconds.append(clock() / len(calls))
+    return _timing(seconds, _energy_j(replay, len(calls), float(np.median(seconds))))
 
 
 def _energy_j(replay: Callable[[], None], calls: int, call_s: float) -> float:

@@ -17,6 +17,7 @@ from fwopt.perf.memory import kv_layout
 from fwopt.spec.candidate import Candidate, Gguf
 from fwopt.spec.plan import Entry, Plan
 from fwopt.targets.gguf import base_name, file_name
+from fwopt.targets.weights import ceil_div
 
 FILE = "llama-server.env"
 MICROBATCH_TOKENS = 512
@@ -62,12 +63,13 @@ def settings(plan: Plan, candidate: Candidate, model: str) -> dict[str, Setting]
     """Variable without `LLAMA_ARG_` -> value: every searched value, and what would otherwise be settled at start-up."""
     b, weights = candidate.batching, _servable(candidate)
     longest = b.max_model_len or plan.model.max_context_tokens
+    pool_tokens = b.max_num_seqs * longest
     found: dict[str, Setting] = {
         "MODEL": str(_folder(model) / file_name(model, weights)),
         "ALIAS": base_name(model),
         "N_PARALLEL": b.max_num_seqs,
         # one pool for all slots: apart, slots that are not neighbours decode one after the other (docs/deploy.md)
-        "CTX_SIZE": b.max_num_seqs * longest,
+        "CTX_SIZE": pool_tokens,
         "KV_UNIFIED": True,
         "KV_UNIFIED_PER_SLOT": longest,
         "BATCH": b.max_num_batched_tokens,
@@ -77,7 +79,7 @@ def settings(plan: Plan, candidate: Candidate, model: str) -> dict[str, Setting]
         "FLASH_ATTN": "on",
         "CACHE_PROMPT": b.prefix_caching,
         # where prompts of idle slots go, so that attention does not pass over their cells; 0 would leave them there
-        "CACHE_RAM": _parked_mib(plan, candidate) if b.prefix_caching else 1,
+        "CACHE_RAM": _mib(plan, candidate, pool_tokens) if b.prefix_caching else 1,
         "FIT": "off",
         "ENDPOINT_METRICS": True,
     }
@@ -86,11 +88,10 @@ def settings(plan: Plan, candidate: Candidate, model: str) -> dict[str, Setting]
     return found | {"N_GPU_LAYERS": "all", "SPLIT_MODE": "layer" if candidate.parallelism.pp > 1 else "none"}
 
 
-def _parked_mib(plan: Plan, candidate: Candidate) -> int:
-    """As much as the slots' own pool, which is what the simulated prefix cache holds."""
+def _mib(plan: Plan, candidate: Candidate, tokens: int) -> int:
+    """Of cached tokens. Parked prompts get as much as the slots' pool: what the simulated prefix cache holds."""
     layout = kv_layout(plan.model, candidate.kv_dtype, candidate.parallelism)
-    tokens = candidate.batching.max_num_seqs * (candidate.batching.max_model_len or plan.model.max_context_tokens)
-    return -(-tokens * (layout.full + layout.sliding) // 2**20)
+    return ceil_div(tokens * (layout.full + layout.sliding), 2**20)
 
 
 def _servable(candidate: Candidate) -> Gguf:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fwopt.errors import InputError
 from fwopt.spec.candidate import Quantization
 from fwopt_kernels.choice import Choices
+from fwopt_kernels.w4_format import GROUPS, MULTIPLE_K
 
 FP8 = torch.float8_e4m3fn
 _FP8_MAX = 448.0
@@ -32,12 +33,12 @@ def make_linear(
             return _plain(weight, bias)
         case "int8":
             return Int8(weight, bias)
-        case "w4a16" if kernels is not None:
+        case "w4a16":
+            if kernels is None or scheme.group_size not in GROUPS or weight.shape[1] % MULTIPLE_K:
+                return Int4(weight, bias, scheme.group_size)
             from fwopt.engine.kernel_linear import KernelInt4  # needs Triton
 
             return KernelInt4(weight, bias, scheme.group_size, kernels)
-        case "w4a16":
-            return Int4(weight, bias, scheme.group_size)
         case "fp8" if scheme.scale == "tensor":
             return Fp8(weight, bias)
     raise InputError("the reference engine has FP8 with one scale a tensor, not in blocks; got fp8 (block)")

@@ -111,25 +111,24 @@ class Loader:
         hidden, width, count = self._shape.hidden_size, experts.intermediate_size, experts.count
         kept = self._ranks.part(width, "an expert's width")
         up = self._packed(f"{name}.experts.gate_up_proj", count, hidden, 2 * width)
-        up = torch.cat((up[..., ::2][..., kept], up[..., 1::2][..., kept]), dim=-1)
+        up = torch.cat((up[:, ::2][:, kept], up[:, 1::2][:, kept]), dim=1)
         up_bias = self._get(f"{name}.experts.gate_up_proj_bias", count, 2 * width)
         up_bias = torch.cat((up_bias[:, ::2][:, kept], up_bias[:, 1::2][:, kept]), dim=-1)
-        down = self._packed(f"{name}.experts.down_proj", count, width, hidden)[:, kept]
+        down = self._packed(f"{name}.experts.down_proj", count, width, hidden)[..., kept]
         down_bias = self._rank0(self._get(f"{name}.experts.down_proj_bias", count, hidden))
         router = self._linear(
             self._get(f"{name}.router.weight", count, hidden), self._get(f"{name}.router.bias", count), Bf16()
         )
-        products = [t.transpose(1, 2).contiguous().to(self.device) for t in (up, down)]
-        biases = [t.contiguous().to(self.device) for t in (up_bias, down_bias)]
-        return router, products[0], products[1], (biases[0], biases[1])
+        weights = [t.contiguous().to(self.device) for t in (up, down, up_bias, down_bias)]
+        return router, weights[0], weights[1], (weights[2], weights[3])
 
     def _packed(self, name: str, count: int, k: int, n: int) -> Tensor:
-        """(count, k, n), stored as such or as MXFP4 blocks of the transposed matrix."""
+        """(count, n, k), stored as MXFP4 blocks, or transposed."""
         if not self._checkpoint.has(f"{name}_blocks"):
-            return self._get(name, count, k, n)
+            return self._get(name, count, k, n).transpose(1, 2)
         blocks = self._checkpoint.tensor(f"{name}_blocks", (count, n, k // 32, 16))
         scales = self._checkpoint.tensor(f"{name}_scales", (count, n, k // 32))
-        return mxfp4_tensor(blocks, scales).transpose(1, 2).to(self.dtype)
+        return mxfp4_tensor(blocks, scales).to(self.dtype)
 
     def _rank0(self, bias: Tensor) -> Tensor:
         """A bias that is added once, although every rank adds its own."""

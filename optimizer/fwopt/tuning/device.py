@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from fwopt_kernels.apart import Child
     from fwopt_kernels.compiler import Resources
     from fwopt_kernels.contract import Variant
-    from fwopt_kernels.timing import Host, Question, Timing
+    from fwopt_kernels.host import Host
+    from fwopt_kernels.timing import Question, Timing
 
 Tell = Callable[[str, int, int], None]
 
@@ -27,7 +28,7 @@ Tell = Callable[[str, int, int], None]
 def describe(device: str) -> Host:
     """The device that times will hold for; one line where there is none."""
     from fwopt_kernels.apart import Child, Fault
-    from fwopt_kernels.timing import describe as there
+    from fwopt_kernels.host import describe as there
 
     child: Child[str, Host] = Child(there, timeout_s=120)
     found = child.ask(device)

@@ -19,7 +19,7 @@ from fwopt.tuning.search import Ask, FamilySearch, Measured, run
 if TYPE_CHECKING:
     from fwopt.spec.hardware import DeviceSpec
     from fwopt_kernels.contract import Variant
-    from fwopt_kernels.timing import Host
+    from fwopt_kernels.host import Host
 
 LAUNCH_S = 2e-6
 """Added to every floor: what a kernel takes that has nothing to do. Keeps tiny shapes from looking free."""

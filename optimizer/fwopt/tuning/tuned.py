@@ -24,7 +24,7 @@ from fwopt_kernels.choice import Choice, Choices
 
 if TYPE_CHECKING:
     from fwopt_kernels.contract import Variant
-    from fwopt_kernels.timing import Host
+    from fwopt_kernels.host import Host
 
 ENGINE = "kernels"
 _OWN = ("format", "variant", "default", "chosen", "calls", "p20_s", "p50_s", "p80_s", "samples", "sources")
