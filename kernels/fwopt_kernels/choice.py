@@ -20,20 +20,21 @@ class Choice:
 
 
 class Choices:
-    """What was tuned; without any, every operator runs its default."""
+    """What was tuned; for the rest `default`: None is each operator's own."""
 
-    def __init__(self, choices: Iterable[Choice] = ()) -> None:
+    def __init__(self, choices: Iterable[Choice] = (), *, default: Variant | None = None) -> None:
+        self._default = default
         self._known: dict[tuple[str, str], list[Choice]] = {}
         for choice in choices:
             self._known.setdefault((choice.operator, choice.format), []).append(choice)
         self._found: dict[tuple[str, str, tuple[int, ...]], Variant | None] = {}
 
     def best(self, operator: str, format: str, **shape: int) -> Variant | None:
-        """By the distance of sizes in factors of two; None: nothing was tuned. ValueError for other dimensions."""
+        """By the distance of sizes in factors of two. ValueError for other dimensions than those tuned."""
         key = (operator, format, tuple(shape.values()))
         if key not in self._found:
             known = self._known.get((operator, format), [])
-            self._found[key] = min(known, key=lambda c: _away(c, shape)).variant if known else None
+            self._found[key] = min(known, key=lambda c: _away(c, shape)).variant if known else self._default
         return self._found[key]
 
 

@@ -25,6 +25,8 @@ class Variant:
     @property
     def id(self) -> str:
         """Short and stable: equal variants, and only those, share it."""
+        if self.num_warps == 0:
+            return "torch"
         parts = [f"{name.lower()}{value}" for name, value in self.constants]
         return "-".join([*parts, f"w{self.num_warps}", f"s{self.num_stages}"])
 
@@ -41,6 +43,9 @@ def variant(num_warps: int, num_stages: int = 1, **constants: int) -> Variant:
     """A variant whose constants are in alphabetical order, whatever order they are given in."""
     return Variant(tuple(sorted(constants.items())), num_warps, num_stages)
 
+
+FALLBACK = Variant((), 0, 0)
+"""No kernel: the operator's torch fallback, which every typed wrapper and every `run` takes as it takes a variant."""
 
 PLAIN = variant(4).options
 """Of kernels that no variant changes."""

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.decode_case import DecodeCase, contexts, expected, fallback, random_case
 from fwopt_kernels.rope_cache import CACHE_DTYPES
 from fwopt_kernels.rounding import dot, to_bf16
@@ -173,6 +173,9 @@ def decode_attention(
     values, read for an e4m3 cache only. `window`: positions that a query sees, its own the last. `soft_cap`: logits
     become cap * tanh(logits / cap). `workspace`: `workspace_numbers` float32, needed by more than one split.
     """
+    if variant == FALLBACK:
+        fallback(DecodeCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap))
+        return
     sequences, heads, head_dim = query.shape
     if sequences == 0:
         return

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats, tiling
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import dot
 
 FORMATS = ("fp8-tensor", "fp8-row", "fp8-block")
@@ -109,6 +109,9 @@ def fp8_gemm(x: Scaled, weight: Scaled, out: Tensor, *, format: str, variant: Va
     Scales: `fp8-tensor` one element each; `fp8-row` (M,) and (N,); `fp8-block` (M, K / 128) and (N / 128, K / 128),
     rounded up.
     """
+    if variant == FALLBACK:
+        FP8_GEMM.fallback(Fp8Case(format, x, weight, out))
+        return
     rows, columns = out.shape
     inner = weight.values.shape[1]
     row_formats.require_packed(x=x.values, weight=weight.values, out=out)

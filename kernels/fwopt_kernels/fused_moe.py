@@ -16,7 +16,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, PLAIN, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import (
+    FALLBACK,
+    NUM_STAGES,
+    NUM_WARPS,
+    PLAIN,
+    Expected,
+    Launch,
+    Space,
+    Variant,
+    Work,
+    variant,
+)  # fmt: skip
 from fwopt_kernels.moe_case import Choice, MoeCase, expected, fallback, random_case
 from fwopt_kernels.moe_formats import FORMATS, Matrix, matrix_bytes, quantize_launch, quantized
 from fwopt_kernels.moe_gemm import grouped, launch
@@ -54,6 +65,9 @@ def fused_moe(
 
     w1 (experts, 2 * intermediate, hidden), gate before up; w2 (experts, hidden, intermediate).
     """
+    if variant == FALLBACK:
+        fallback(MoeCase(x, ids, probabilities, w1, w2, out))
+        return
     (tokens, top_k), experts, inner = ids.shape, w1.values.shape[0], w1.outputs // 2
     if tokens == 0:
         return

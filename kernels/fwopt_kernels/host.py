@@ -27,13 +27,14 @@ def describe(device: str) -> Host:
     import triton
 
     if device == "cpu":
-        return Host(device, _processor(), None, triton.__version__, torch.__version__)
+        return Host(device, processor(), None, triton.__version__, torch.__version__)
     major, minor = torch.cuda.get_device_capability()
     name = torch.cuda.get_device_name()
     return Host(device, name, f"sm_{major}{minor}", triton.__version__, torch.__version__)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the machine calls its processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

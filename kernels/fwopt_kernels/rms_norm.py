@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
-from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import FALLBACK, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import quantize, row_scale, through_bf16, to_bf16
 from fwopt_kernels.row_formats import ROW_FORMATS, TRITON_TYPES, Rows
 
@@ -105,6 +105,9 @@ def add_rms_norm(
 
     x, residual (rows, columns) bfloat16 with unit stride along columns; weight (columns,) bfloat16.
     """
+    if variant == FALLBACK:
+        RMS_NORM.fallback(NormCase(x, residual, weight, out, eps))
+        return
     rows, columns = x.shape
     row_formats.require_packed(x=x, residual=residual, weight=weight, out=out.values)
     if rows == 0:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import FALLBACK, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import through_bf16, to_bf16, to_fp8
 
 _TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv"}
@@ -96,6 +96,9 @@ def rope_cache(
     slots, positions (tokens,) int64. table (positions, rotary_dim): cosines, then sines. scales (2,) float32: of
     keys and of values, read for an e4m3 cache only.
     """
+    if variant == FALLBACK:
+        ROPE_CACHE.fallback(RopeCase(query, key, value, cache, slots, positions, table, scales))
+        return
     tokens, query_heads, head_dim = query.shape
     if tokens == 0:
         return

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
-from fwopt_kernels.contract import NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import FALLBACK, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import quantize, row_scale, through_bf16, to_bf16
 from fwopt_kernels.row_formats import ROW_FORMATS, TRITON_TYPES, Rows
 
@@ -70,6 +70,9 @@ def _row_in_blocks(x, out, scale, columns, x_stride, out_stride, FORMAT: tl.cons
 
 def silu_mul(x: Tensor, out: Rows, *, variant: Variant | None = None) -> None:
     """out = silu(x[:, :columns]) * x[:, columns:] in out's format; x (rows, 2 * columns) bfloat16, unit stride."""
+    if variant == FALLBACK:
+        SILU_MUL.fallback(SiluCase(x, out))
+        return
     rows, columns = out.values.shape
     row_formats.require_packed(x=x, out=out.values)
     if rows == 0:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fwopt_kernels import row_formats, tiling, w4_format
 from fwopt_kernels import w4_dequant as dequant
-from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import dot
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
@@ -88,6 +88,9 @@ def _w4a16(
 
 def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None = None) -> None:
     """out (M, N) = x (M, K) @ W^T; x and out bfloat16 with unit stride along their rows."""
+    if variant == FALLBACK:
+        fallback(x, weights, out)
+        return
     rows, columns = out.shape
     row_formats.require_packed(x=x, out=out)
     if x.shape != (rows, weights.inner) or columns != weights.columns:
@@ -112,6 +115,10 @@ def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None
     )  # fmt: skip
     if parts > 1:
         tiling.add(partial, out)
+
+
+def fallback(x: Tensor, weights: W4Weights, out: Tensor) -> None:
+    out.copy_(x @ w4_format.unpacked(weights, torch.bfloat16).T)
 
 
 def _allowed(v: Variant) -> bool:
@@ -207,7 +214,7 @@ class W4A16:
         w4a16(case.x, case.weights, case.out, variant=variant)
 
     def fallback(self, case: W4Case) -> None:
-        case.out.copy_(case.x @ w4_format.unpacked(case.weights, torch.bfloat16).T)
+        fallback(case.x, case.weights, case.out)
 
 
 SPACES = {format: _space(format) for format in _GROUPS}

@@ -119,7 +119,7 @@ def _case(
         plan = read_plan(config)
         if plan.chosen is None:
             raise InputError(f"{config}: this run chose nothing to tune for; name a vLLM config with --config")
-        candidate, config = plan.chosen.candidate, None
+        candidate, config = plan.chosen.candidate.model_copy(update={"kernels": None}), None
         model = model or plan.model.name
         hardware = hardware or f"{plan.hardware.device.name}:{plan.hardware.count}"
         engine = engine or f"{plan.engine.name}=={plan.engine.version}"
@@ -280,12 +280,12 @@ def export(
     from fwopt.paths import own_profiles
     from fwopt.perf.store import ENVIRONMENT, open_profile
     from fwopt.tuning.handover import hand_over
-    from fwopt.tuning.tuned import Tuned, folder_of
+    from fwopt.tuning.tuned import folder_of
 
     folder = folder_of(store or own_profiles(), device, triton or importlib.metadata.version("triton"))
     if not (folder / ENVIRONMENT).exists():
         raise InputError(f"{folder}: no kernels were tuned there; run `fwopt kernels tune` or name --device, --triton")
-    files, skipped = hand_over(Tuned(open_profile(folder)), target)
+    files, skipped = hand_over(open_profile(folder), target)
     for name, text in files.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from fwopt.deploy.reference import KERNELS
 from fwopt.engine.architecture import Architecture, read_architecture
 from fwopt.engine.server.app import Served
 from fwopt.engine.server.serve import served_model
@@ -59,7 +60,10 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
     batching, tp = candidate.batching, candidate.parallelism.tp
     graphs = device == "cuda" and not asked.enforce_eager
     dtype = cast(DType, _one_of("--dtype", asked.dtype, ("bf16", "fp32")))
-    there = device == "cuda" and without_triton(architecture, dtype) is None
+    there = (device == "cuda" or candidate.kernels is not None) and without_triton(architecture, dtype) is None
+    if candidate.kernels is not None and (asked.operators == "torch" or not there):
+        why = without_triton(architecture, dtype) or "--operators torch"
+        raise InputError(f"--config {asked.config}: names tuned kernels {candidate.kernels}, which do not run: {why}")
     operators = _one_of("--operators", asked.operators or ("triton" if there else "torch"), ("torch", "triton"))
     settings = Settings(
         model=place,
@@ -70,7 +74,7 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
         device=device,
         dtype=dtype,
         operators=cast(Operators, operators),
-        choices=_choices() if operators == "triton" and device == "cuda" else (),
+        choices=_choices(asked.config, candidate, device) if operators == "triton" else (),
         threads=asked.threads or max(1, len(os.sched_getaffinity(0)) // tp),
         kv_cache_bytes=None if asked.kv_cache_gib is None else int(asked.kv_cache_gib * 2**30),
         capture_sizes=tuple(int(s) for s in capture_sizes("fwopt", batching, _GRAPH_LIMIT)) if graphs else (),
@@ -80,26 +84,29 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
     return settings, served_model(settings, asked.served_model_name or model, asked.tokenizer or place)
 
 
-def _choices() -> tuple[Choice, ...]:
-    """Variants that `fwopt kernels tune` found on this device; none, and said so, where there are no fresh ones."""
-    from fwopt.errors import FwoptError
-    from fwopt.paths import data_folder, own_profiles
+def _choices(config: Path | None, candidate: Candidate, device: DeviceKind) -> tuple[Choice, ...]:
+    """Of a config the set that it names and no other; without a config what was tuned on this device, or nothing, and
+    said so."""
+    from fwopt.engine.kernel_set import choices_of, read_set
+    from fwopt.perf.kernel_times import find
     from fwopt.targets import load_hardware
     from fwopt.tuning.device import describe
-    from fwopt.tuning.tuned import Tuned
 
-    host, here = describe("cuda"), load_hardware(None).device.name
-    said = ""
-    for root in (own_profiles(), data_folder("profiles")):
-        try:
-            tuned = Tuned.open(root, here, host)
-            found = tuple(choice for name in tuned.profile.environment.tables for choice in tuned.choices(name))
-        except FwoptError as error:
-            said = said or str(error)
-            continue
-        return found
-    print(f"fwopt: kernels run in their default variants: {said}", file=sys.stderr)
-    return ()
+    if candidate.kernels is not None:
+        assert config is not None
+        return choices_of(read_set(config.parent / KERNELS, candidate.kernels), describe(device))
+    if config is not None or device == "cpu":
+        return ()
+    times, notes = find(load_hardware(None).device)
+    if times is None:
+        why = "; ".join(notes) or "none were tuned; run `fwopt kernels tune`"
+        print(f"fwopt: kernels run in their default variants: {why}", file=sys.stderr)
+        return ()
+    try:
+        return choices_of(times.kernels, describe(device))
+    except InputError as error:
+        print(f"fwopt: kernels run in their default variants: {error}", file=sys.stderr)
+        return ()
 
 
 def read_config(file: Path | None) -> tuple[Candidate, str | None]:

@@ -19,6 +19,9 @@ from fwopt_kernels.rope_cache import rope_cache
 from fwopt_kernels.row_formats import Rows
 from fwopt_kernels.silu_mul import silu_mul
 
+SPREAD = 3
+"""Longest over shortest context of the batches that `fwopt kernels tune` times."""
+
 
 class KernelPath:
     masked = False
@@ -83,9 +86,17 @@ class KernelStep:
 
     def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
         assert how.sinks is None
+        """The variant is that of the longest context that the table could hold: lengths are on the device."""
         table, lengths = self._decodes[group]
-        out = q.new_empty(q.shape)
-        decode_attention(q, cache, table, lengths, self._scales, out, softmax_scale=how.scale, window=how.window)
+        out, longest = q.new_empty(q.shape), table.shape[1] * cache.shape[2]
+        longest = min(longest, how.window or longest)
+        chosen = self._choices.best(
+            "decode_attention", _format(cache), sequences=len(q), heads=q.shape[1], kv_heads=cache.shape[3],
+            head_dim=q.shape[2], block_size=cache.shape[2], shortest=max(1, longest // SPREAD), context=longest,
+        )  # fmt: skip
+        decode_attention(
+            q, cache, table, lengths, self._scales, out, softmax_scale=how.scale, window=how.window, variant=chosen
+        )
         return out
 
     def history(self, cache: Tensor, chunk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fwopt.engine.parallel import Ranks
 from fwopt.engine.settings import Settings
 from fwopt.engine.weights import Loader
 from fwopt_kernels.choice import Choices
+from fwopt_kernels.contract import FALLBACK, Variant
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GROUP_BYTES = 400_000
@@ -36,7 +38,7 @@ class Runner:
             torch.set_num_threads(settings.threads)
         self.dtype = _DTYPES[settings.dtype]
         self.block_size = settings.candidate.batching.block_size
-        kernels = Choices(settings.choices) if settings.operators == "triton" else None
+        kernels = Choices(settings.choices, default=_default(self.device)) if settings.operators == "triton" else None
         loader = Loader(
             settings.architecture,
             open_checkpoint(settings.model, settings.load_format),
@@ -124,6 +126,12 @@ class Runner:
             return None
         self._events[1].synchronize()
         return float(self._events[0].elapsed_time(self._events[1])) / 1e3
+
+
+def _default(device: torch.device) -> Variant | None:
+    """What kernels without a tuned variant run in: on a processor no kernel runs, but in Triton's interpreter."""
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("0", "")
+    return FALLBACK if device.type == "cpu" and not interpreted else None
 
 
 def _event_pair() -> tuple[Any, Any]:

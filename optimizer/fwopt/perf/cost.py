@@ -7,19 +7,20 @@ on: scheduler limits change the captured sizes only, so a search over them costs
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fwopt.errors import UnmeasuredError
-from fwopt.perf import capture, shapes
+from fwopt.perf import axes, capture, shapes
 from fwopt.perf.bound import StepBound
 from fwopt.perf.calibration import Calibration, load_calibration
 from fwopt.perf.grid import Floats, StepGrid
 from fwopt.perf.operators import attention, moe
 from fwopt.perf.operators.collective import CollectiveTable
+from fwopt.perf.operators.elementwise import ElementwiseTable
 from fwopt.perf.operators.gemm import GemmTable
 from fwopt.perf.operators.linear_attention import LinearTable
 from fwopt.perf.operators.mla import MlaTable, open_mla, prefill_shape
@@ -31,37 +32,6 @@ from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import GroupedQueryAttention, LayerGroup, LinearAttention, ModelSpec
 from fwopt.spec.provenance import BOUND
-
-LARGEST_STEP_TOKENS = 131072
-"""Token budgets beyond this are refused."""
-
-
-def _token_axis(rows: Floats) -> Floats:
-    """Every batch size an engine may capture, the measured rows beyond, and points to keep lines straight."""
-    small = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)]
-    return np.unique([*small, *rows[rows > 512], 640, 6144, 12288, 24576, 49152, 65536, LARGEST_STEP_TOKENS])
-
-
-def _length_axis(longest: int) -> Floats:
-    """Dense enough that a chord of the quadratic A(L) is within about 1 % of it."""
-    marks = [
-        *(0, 1, 16, 32, 64, 96, 128, 192, 256, 384),
-        *range(512, 4096, 256),
-        *range(4096, 16384, 512),
-        *range(16384, 65536, 1024),
-        *range(65536, 262144, 4096),
-        *range(262144, 1048577, 16384),
-    ]
-    inside = [float(mark) for mark in marks if mark < longest]
-    return np.asarray([*inside, float(longest)])
-
-
-_DECODE_BATCH = np.asarray([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048.0])
-
-
-def _context_axis(longest: int) -> Floats:
-    marks = [2.0**i * half for i in range(1, 21) for half in (1, 1.5)]
-    return np.unique([1.0, *(m for m in marks if 16 <= m < longest), float(longest)])
 
 
 class CostModel:
@@ -88,18 +58,18 @@ class CostModel:
         self._outside_graphs = "eager" if eager_all_reduce else "graph"
         self._cache: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.RLock()
-        self.tokens = _token_axis(self._gemm.rows)
-        self.lengths = _length_axis(model.max_context_tokens)
-        self.contexts = _context_axis(model.max_context_tokens)
-        self.batches = _DECODE_BATCH
+        self.tokens = axes.token_axis(self._gemm.rows)
+        self.lengths = axes.length_axis(model.max_context_tokens)
+        self.contexts = axes.context_axis(model.max_context_tokens)
+        self.batches = axes.DECODE_BATCH
 
     def grid(self, candidate: Candidate) -> StepGrid:
         """Step times of `candidate`; UnmeasuredError where nothing measured or stated covers it."""
         p, b, q = candidate.parallelism, candidate.batching, candidate.quantization
         if p.pp > 1:
             raise UnmeasuredError(f"pipeline parallelism is not modelled (pp={p.pp}); use tp")
-        if b.max_num_batched_tokens > LARGEST_STEP_TOKENS:
-            raise UnmeasuredError(f"token budgets beyond {LARGEST_STEP_TOKENS} are not modelled")
+        if b.max_num_batched_tokens > axes.LARGEST_STEP_TOKENS:
+            raise UnmeasuredError(f"token budgets beyond {axes.LARGEST_STEP_TOKENS} are not modelled")
         kv = candidate.kv_dtype
         least = StepBound.of(self.model, self.device, candidate)
         graph, eager = self._once(("token", q, p.tp, p.dp, p.ep), lambda: self._token(q, p, least))
@@ -133,6 +103,7 @@ class CostModel:
             prompt_token_s=o.prompt_token_s,
             front_s=o.front_s,
             chunk_s=o.chunk_s,
+            async_scheduling=o.async_scheduling,
         )
 
     def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:
@@ -212,8 +183,8 @@ class CostModel:
         total = Timed.zero((len(self.tokens),))
         for product in layer.products:
             total += self._once(("product", product), partial(self._product, product))
-        for bytes_per_token in layer.elementwise:
-            total += self._elementwise(bytes_per_token)
+        for kernel in self._timed_elementwise(layer):
+            total += kernel
         if layer.experts:
             total += self._once(("experts", layer.experts), partial(self._experts, layer.experts))
         return total
@@ -237,6 +208,23 @@ class CostModel:
         elements = self.tokens * p.dp * self.model.hidden_size
         gather = self._communicate("all_gather", p.dp, elements)
         return gather + self._communicate("reduce_scatter", p.dp, elements)
+
+    def _timed_elementwise(self, layer: shapes.Layer) -> Iterator[Timed]:
+        """By fwopt's own kernels where the profile has their times."""
+        timed = None
+        for e in layer.elementwise:
+            if e.fused and timed is not None:
+                continue
+            timed = None if self._own is None or e.kernel is None else self._own.time(e.kernel, self.tokens)
+            yield self._elementwise(e.bytes_per_token) if timed is None else timed
+
+    @property
+    def _own(self) -> ElementwiseTable | None:
+        if not self.profile.has("elementwise"):
+            return None
+        columns = self.profile.columns
+        table: ElementwiseTable = self._table("elementwise", lambda: ElementwiseTable(columns("elementwise")))
+        return table
 
     def _elementwise(self, bytes_per_token: float, rows: Floats | None = None) -> Timed:
         prior = self.priors.elementwise

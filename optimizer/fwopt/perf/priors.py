@@ -89,6 +89,8 @@ class Overheads(Frozen):
     special_prefill_step_s: NonNegativeFloat
     """Added to `prefill_step_s` for models with latent or linear attention."""
     special_prefill_step_s_why: str
+    async_scheduling: bool = True
+    async_scheduling_why: str = "a step is put together while the one before runs"
     prefill_in_graphs: bool
     prefill_in_graphs_why: str
     request_s: NonNegativeFloat

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fwopt.errors import UnmeasuredError
+from fwopt.perf.operators.elementwise import Kernel
 from fwopt.spec.candidate import Parallelism, Quantization, outside_experts
 from fwopt.spec.model import LayerGroup, ModelSpec
 from fwopt.targets.weights import (
@@ -67,12 +68,22 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class Elementwise:
+    """One bandwidth-bound kernel after the engine's fusions."""
+
+    bytes_per_token: float
+    kernel: Kernel | None = None
+    """fwopt's own that does it."""
+    fused: bool = False
+    """fwopt's kernel of the entry before does this, too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """Everything in one decoder layer that depends on the step's tokens only, on one GPU."""
 
     products: tuple[Product, ...]
-    elementwise: tuple[float, ...]
-    """Bandwidth-bound kernels after the engine's fusions: bytes moved per token, each."""
+    elementwise: tuple[Elementwise, ...]
     experts: Experts | None
 
     @property
@@ -123,49 +134,52 @@ def layer(model: ModelSpec, group: LayerGroup, quantization: Quantization, paral
     """Shapes of one layer of `group` on one GPU; latent attention's way up from the latent vector is not in it."""
     dtypes, hidden, tp = scheme(quantization), model.hidden_size, parallelism.tp
     products: list[Product] = []
-    elementwise = [4 * _BF16 * hidden] * 2  # norms: activations and residual, read and written
+    # norms: activations and residual, read and written
+    elementwise = [Elementwise(4 * _BF16 * hidden, Kernel("rms_norm", columns=hidden))] * 2
     if group.attention.kind == "gqa":
         a = group.attention
         heads, kv_heads = local_heads(a.heads, tp), local_kv_heads(a.kv_heads, tp)
         products += _products(attention_linears(a, hidden, tp), dtypes.attention)
+        rope = Kernel("rope_cache", heads=heads, kv_heads=kv_heads, head_dim=a.head_dim)
         elementwise += [
-            2 * _BF16 * (heads + kv_heads) * a.head_dim,
-            4 * _BF16 * kv_heads * a.head_dim,
+            Elementwise(2 * _BF16 * (heads + kv_heads) * a.head_dim, rope),
+            Elementwise(4 * _BF16 * kv_heads * a.head_dim, fused=True),
         ]  # rope, KV write
         if a.output_gate:
-            elementwise.append(3 * _BF16 * heads * a.head_dim)
+            elementwise.append(Elementwise(3 * _BF16 * heads * a.head_dim))
     elif group.attention.kind == "gdn":
         gdn = group.attention
         gate = gate_linear(gdn, hidden, tp)
         products += _products((m for m in attention_linears(gdn, hidden, tp) if m != gate), dtypes.attention)
         products.append(Product("bf16", gate.n, gate.k))
         query_key, value = gdn.projected(tp)
-        elementwise += [2 * _BF16 * (query_key + value), 3 * _BF16 * value]  # split and norm, gated norm of the output
+        elementwise += [Elementwise(2 * _BF16 * (query_key + value)), Elementwise(3 * _BF16 * value)]
+        # split and norm, gated norm of the output
     else:
         mla = group.attention
         heads = local_heads(mla.heads, tp)
         products += _products(latent_linears(mla, hidden, heads), dtypes.attention)
         elementwise += [
-            2 * _BF16 * ((mla.q_lora_rank or 0) + mla.kv_lora_rank),
-            2 * _BF16 * (heads + 1) * mla.qk_rope_head_dim,
-            2 * _BF16 * (mla.kv_lora_rank + mla.qk_rope_head_dim),
+            Elementwise(2 * _BF16 * ((mla.q_lora_rank or 0) + mla.kv_lora_rank)),
+            Elementwise(2 * _BF16 * (heads + 1) * mla.qk_rope_head_dim),
+            Elementwise(2 * _BF16 * (mla.kv_lora_rank + mla.qk_rope_head_dim)),
         ]  # norms of the latent vectors, rope, KV write
     dense = _products(dense_linears(group.mlp, hidden, tp), dtypes.dense)
     if dense:
         gate_up, down = dense[0].n, dense[1].k
-        elementwise.append(_BF16 * (gate_up + down))  # gate activation
+        elementwise.append(Elementwise(_BF16 * (gate_up + down), Kernel("silu_mul", columns=down)))  # gate activation
     experts = None
     if group.mlp.kind == "moe":
         mlp, ranks = group.mlp, tp * parallelism.dp
         products.append(Product("bf16", mlp.experts, hidden))
-        elementwise.append(2 * _BF16 * mlp.experts)  # softmax and top-k of the router
+        elementwise.append(Elementwise(2 * _BF16 * mlp.experts))  # softmax and top-k of the router
         if dense:
-            elementwise.append(3 * _BF16 * hidden)  # sum of shared and routed experts
+            elementwise.append(Elementwise(3 * _BF16 * hidden))  # sum of shared and routed experts
         over, whole = (1, ranks) if parallelism.ep else (ranks, 1)
         width, topk = mlp.expert_intermediate_size, mlp.experts_per_token
         experts = Experts(dtypes.experts, hidden, width, topk, mlp.experts, over, whole, parallelism.dp)
     # DeepGEMM's block-FP8 rows leave out quantizing the activations; per-tensor rows hold it
-    elementwise += [3.0 * p.k for p in products + dense if p.dtype == "fp8_block"]
+    elementwise += [Elementwise(3.0 * p.k) for p in products + dense if p.dtype == "fp8_block"]
     return Layer(tuple(products + dense), tuple(elementwise), experts)
 
 

@@ -12,12 +12,15 @@ from fwopt import __version__
 from fwopt.errors import InputError, NothingFitsError, RunFolderError
 from fwopt.paths import own_quality
 from fwopt.perf.calibration import load_calibration
+from fwopt.perf.cost import CostModel
 from fwopt.perf.costs import Costs, costs_of
+from fwopt.perf.kernel_times import KernelTimes
 from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
 from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
 from fwopt.search.evaluators import Screen
+from fwopt.search.kernels import known_kernels, reference_space, reopened, with_kernels
 from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
 from fwopt.search.notes import shortfall
 from fwopt.search.quality import QualityScreen, find_measured
@@ -96,7 +99,9 @@ def prepare(
     objective, assumed = parse_objective(settings.objective, hardware)
     require_price(objective, hardware)
     profile = load_profile(hardware.device, engine, profiles)
-    space = space_of(model, hardware, engine, profile, settings.search, shares=traffic.workload.block_tokens > 0)
+    costs = costs_of(model, hardware.device, engine, profile)
+    kernels, said = known_kernels(engine, hardware.device, costs, profiles, settings.search)
+    space = space_of(costs, hardware, settings.search, kernels, shares=traffic.workload.block_tokens > 0)
     if baseline is not None and baseline.parallelism.gpus > hardware.count:
         raise InputError(
             f"the baseline uses {baseline.parallelism.gpus} GPUs and {hardware.count} are at hand; "
@@ -124,31 +129,32 @@ def prepare(
         trials=settings.trials,
         allow_unmeasured=settings.allow_unmeasured,
         profiles=str(profiles) if profiles else None,
-        notes=(*notes, *((assumed,) if assumed else ())),
+        notes=(*notes, *((assumed,) if assumed else ()), *said),
         machine=machine,
         quality=find_measured(model, own_quality()),
-        pins=_pins(traffic, model, profile, engine),
+        kernels=kernels.kernels if kernels is not None else None,
+        pins=_pins(traffic, model, profile, engine, kernels),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
     )
-    job = _assemble(inputs, traffic, profile)
+    job = _assemble(inputs, traffic, profile, kernels)
     require_fit(space, job.evaluator, hardware, model)
     return job
 
 
 def space_of(
-    model: ModelSpec,
+    costs: CostModel | StepProfile,
     hardware: HardwareSpec,
-    engine: EngineSpec,
-    profile: Profile,
     overrides: SpaceOverrides,
+    kernels: KernelTimes | None,
     *,
     shares: bool,
 ) -> SearchSpace:
     """What may vary: whatever the engine accepts where operators are known, what was measured where its steps are."""
-    costs = costs_of(model, hardware.device, engine, profile)
     if isinstance(costs, StepProfile):
         return measured_space(costs, hardware, overrides, shares_prefixes=shares)
-    return derive_space(model, hardware, overrides, shares_prefixes=shares)
+    if costs.engine.name == "fwopt":
+        return reference_space(costs.model, hardware, overrides, kernels, shares_prefixes=shares)
+    return derive_space(costs.model, hardware, overrides, shares_prefixes=shares)
 
 
 def require_fit(space: SearchSpace, memory: Screen, hardware: HardwareSpec, model: ModelSpec) -> None:
@@ -195,26 +201,33 @@ def reopen(
     )
     home = profiles or (Path(inputs.profiles) if inputs.profiles else None)
     profile = load_profile(inputs.hardware.device, inputs.engine, home)
-    for was, now in zip(inputs.pins, _pins(traffic, inputs.model, profile, inputs.engine), strict=True):
+    kernels = reopened(inputs.kernels, inputs.hardware.device, home, folder)
+    for was, now in zip(inputs.pins, _pins(traffic, inputs.model, profile, inputs.engine, kernels), strict=True):
         if was.digest != now.digest and (same_traffic or was.what != "workload"):
             raise RunFolderError(
                 f"{folder}: the {was.what} changed since ({was.digest} then, {now.digest} now); start a new run"
             )
-    return _assemble(inputs, traffic, profile)
+    return _assemble(inputs, traffic, profile, kernels)
 
 
-def _pins(traffic: Traffic, model: ModelSpec, profile: Profile, engine: EngineSpec) -> tuple[InputPin, ...]:
+def _pins(
+    traffic: Traffic, model: ModelSpec, profile: Profile, engine: EngineSpec, kernels: KernelTimes | None
+) -> tuple[InputPin, ...]:
     workload = traffic.workload
-    return (
+    pins = (
         InputPin(what="workload", name=workload.name, digest=workload.digest),
         InputPin(what="model config", name=model.name, digest=model.config_digest),
         InputPin(what="profile", name=profile.name, digest=profile.digest),
         InputPin(what="calibration", name=engine.name, digest=load_calibration(engine.name).content_hash()),
     )
+    if kernels is None:
+        return pins
+    return (*pins, InputPin(what="kernels", name=kernels.profile.name, digest=kernels.profile.digest))
 
 
-def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile) -> Job:
+def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile, kernels: KernelTimes | None) -> Job:
     cost: Costs = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
+    cost = with_kernels(cost, kernels)
     if inputs.machine is not None:
         cost = CalibratedCosts(cost, inputs.machine)
     evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective)

@@ -51,8 +51,22 @@ def about(
             f"{chosen.candidate.parallelism.gpus} GPUs are more than one machine has: start `run.sh N` where replica N "
             "lives, and put its address into nginx.conf"
         )
+    lines.append(_kernels(inputs, chosen))
     lines += _quality(inputs, chosen)
     return tuple(line for line in lines if line)
+
+
+def _kernels(inputs: RunInputs, chosen: Trial | None) -> str:
+    """Whether the chosen deployment runs with what was tuned, where there was a choice."""
+    tuned = inputs.kernels
+    if tuned is None or chosen is None:
+        return ""
+    if chosen.candidate.kernels is None:
+        return f"the engine's default kernels serve as well as those tuned on {tuned.device_full_name}, or better"
+    return (
+        f"runs with the kernels tuned on {tuned.device_full_name} with Triton {tuned.triton} (set {tuned.digest}), "
+        "exported beside its config; `fwopt serve` loads these and refuses where they do not hold"
+    )
 
 
 def _method(inputs: RunInputs, found: Found) -> str:

@@ -49,6 +49,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
         ordered("prefix_caching", space.prefix_caching),
     )
     router = space.router[choice("router", list(space.router))]
+    kernels = ordered("kernels", space.kernels) if len(space.kernels) > 1 else space.kernels[0]
     return space.canonical(
         Candidate(
             quantization=quantization,
@@ -56,6 +57,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
             parallelism=layout.model_copy(update={"replicas": replicas}),
             batching=batching,
             router=router,
+            kernels=kernels,
         )
     )
 
@@ -89,6 +91,8 @@ def to_params(space: SearchSpace, candidate: Candidate) -> dict[str, Any] | None
         "gpu_memory_utilization": (space.gpu_memory_utilization, b.gpu_memory_utilization),
         "prefix_caching": (space.prefix_caching, b.prefix_caching),
     }
+    if len(space.kernels) > 1:
+        axes["kernels"] = space.kernels, candidate.kernels
     if any(value not in values for values, value in axes.values()):
         return None
     params = wanted | {name: list(values).index(value) for name, (values, value) in axes.items()}

@@ -53,6 +53,7 @@ class PlanBuilder:
             engine=self.inputs.engine,
             objective=self.inputs.objective,
             profile=self.profile,
+            kernels=self.inputs.kernels,
             intervals=self.inputs.intervals,
             inputs=self.inputs.pins,
             seed=self.inputs.seed,
@@ -90,7 +91,8 @@ class PlanBuilder:
     def _departures(self, trial: Trial) -> int:
         base = self.found.baseline.candidate if self.found.baseline else Candidate()
         here, there = trial.candidate.batching.model_dump(), base.batching.model_dump()
-        return sum(1 for name in here if here[name] != there[name]) + int(trial.candidate.router != base.router)
+        others = int(trial.candidate.router != base.router) + int(trial.candidate.kernels != base.kernels)
+        return sum(1 for name in here if here[name] != there[name]) + others
 
     def _capacity_loss(self, trial: Trial) -> float:
         """Negative requests/s (per GPU): the smaller the further it goes."""

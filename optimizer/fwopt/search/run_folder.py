@@ -18,6 +18,7 @@ from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import HardwareSpec
+from fwopt.spec.kernels import KernelSet
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
@@ -58,6 +59,8 @@ class RunInputs(Frozen):
     """What live replays taught of this machine, given with --calibration."""
     quality: MeasuredQuality | None = None
     """What `fwopt quality` found of this model; None: literature."""
+    kernels: KernelSet | None = None
+    """Tuned kernels that candidates may name."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""

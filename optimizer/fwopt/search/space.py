@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -12,6 +12,7 @@ from fwopt.errors import InputError, NothingFitsError
 from fwopt.search.schemes import scheme_name
 from fwopt.spec.base import Frozen
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization, RouterPolicy
+from fwopt.spec.kernels import SetDigest
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -32,6 +33,8 @@ class SpaceOverrides(Frozen):
     prefix_caching: tuple[bool, ...] | None = None
     router: tuple[RouterPolicy, ...] | None = None
     max_model_len: PositiveInt | None = None
+    kernels: tuple[Literal["default", "tuned"], ...] | None = None
+    """Of the reference engine: each kernel's default variant, what `fwopt kernels tune` found, or both compared."""
 
     @model_validator(mode="after")
     def _no_empty_axis(self) -> Self:
@@ -79,6 +82,8 @@ class SearchSpace(Frozen):
     max_model_len: PositiveInt | None = None
     block_size: PositiveInt = 16
     """Tokens a KV block: the engine's own, not searched."""
+    kernels: tuple[SetDigest | None, ...] = (None,)
+    """Sets of tuned kernels; None: each kernel's default."""
 
     @model_validator(mode="after")
     def _batching_is_valid(self) -> Self:
@@ -113,7 +118,7 @@ class SearchSpace(Frozen):
         spreads = sum(self._spreads(layout) for _, layout in self.structures())
         batchings = len(self.max_num_seqs) * len(self.max_num_batched_tokens)
         batchings *= len(self.gpu_memory_utilization) * len(self.prefix_caching)
-        return spreads * len(self.kv_dtypes) * batchings
+        return spreads * len(self.kv_dtypes) * batchings * len(self.kernels)
 
     def _spreads(self, layout: Parallelism) -> int:
         return sum(1 if r == 1 else len(self.router) for r in self.replica_counts(layout))
@@ -133,13 +138,14 @@ class SearchSpace(Frozen):
             for replicas, router in product(self.replica_counts(layout), self.router):
                 if replicas == 1 and router != self.router[0]:
                     continue
-                for seqs, tokens, memory, prefix in batchings:
+                for (seqs, tokens, memory, prefix), kernels in product(batchings, self.kernels):
                     yield Candidate(
                         quantization=quantization,
                         kv_dtype=kv,
                         parallelism=layout.model_copy(update={"replicas": replicas}),
                         batching=self.batching(seqs, tokens, memory, prefix),
                         router=router,
+                        kernels=kernels,
                     )
 
     def batching(self, seqs: int, tokens: int, memory: float, prefix: bool) -> Batching:

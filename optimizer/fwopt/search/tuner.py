@@ -158,27 +158,26 @@ class Tuner:
         default = self.space.default_batching()
         small = default.model_copy(update={"max_num_batched_tokens": min(self.space.max_num_batched_tokens)})
         small = small.model_copy(update={"max_num_seqs": min(default.max_num_seqs, small.max_num_batched_tokens)})
-        self._anchor(
-            [self._start(q, layout, self.space.kv_dtypes[0], default) for q, layout in self.space.structures()]
-        )
+        kv, kernels = self.space.kv_dtypes[0], self.space.kernels[0]
+        self._anchor([self._start(q, layout, kv, default, kernels) for q, layout in self.space.structures()])
         best = ranking.finalists([t for t in self.ladder.seen if self.may_be_chosen(t)], 3)
         if not best:
             evaluated = [t for t in self.ladder.seen if t.outcome.kind == "evaluation"]
             best = [t for t in (ranking.nearest_miss(evaluated),) if t]
-        self._anchor(
-            [
-                self._start(t.candidate.quantization, one_replica(t.candidate.parallelism), kv, batching)
-                for t, kv, batching in product(best, self.space.kv_dtypes, (default, small))
-            ]
-        )
+        around = product(best, self.space.kv_dtypes, (default, small), self.space.kernels)
+        starts = [(t.candidate.quantization, one_replica(t.candidate.parallelism), *rest) for t, *rest in around]
+        self._anchor([self._start(*start) for start in starts])
 
-    def _start(self, quantization: Quantization, layout: Parallelism, kv: KvDtype, batching: Batching) -> Candidate:
+    def _start(
+        self, quantization: Quantization, layout: Parallelism, kv: KvDtype, batching: Batching, kernels: str | None
+    ) -> Candidate:
         return Candidate(
             quantization=quantization,
             kv_dtype=kv,
             parallelism=layout,
             batching=batching,
             router=self.space.router[0],
+            kernels=kernels,
         )
 
     def _anchor(self, starts: Sequence[Candidate]) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt
 
-from fwopt.spec.base import Frozen
+from fwopt.spec.base import Frozen, content_hash
+from fwopt.spec.kernels import SetDigest
 
 
 class Bf16(Frozen):
@@ -124,10 +125,16 @@ class Candidate(Frozen):
     batching: Batching = Batching()
     router: RouterPolicy = "least_requests"
     """How requests are spread over replicas; part of the deployment, so it is exported too."""
+    kernels: SetDigest | None = None
+    """Digest of the tuned kernels that the reference engine runs with; None: each kernel's default."""
 
     @cached_property
     def id(self) -> str:
-        return self.content_hash()
+        """Without tuned kernels as before there were any: ids of earlier runs stay."""
+        content = self.model_dump(mode="json")
+        if self.kernels is None:
+            del content["kernels"]
+        return content_hash(content)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, without carrying the cached `id` over to other content."""
@@ -161,4 +168,5 @@ class Candidate(Frozen):
         parts += ["no-prefix-cache"] * (not b.prefix_caching) + ["no-chunked-prefill"] * (not b.chunked_prefill)
         if p.replicas > 1 and self.router != Candidate.model_fields["router"].default:
             parts.append(self.router.replace("_", "-"))
+        parts += [f"kernels-{self.kernels[:8]}"] if self.kernels is not None else []
         return " ".join(parts)

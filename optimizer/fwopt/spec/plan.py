@@ -8,6 +8,7 @@ from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import HardwareSpec
+from fwopt.spec.kernels import KernelSet
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.outcome import Evaluation, Outcome
@@ -92,6 +93,8 @@ class Plan(Frozen):
     objective: Objective
     profile: str
     """Which profile store entry supplied the operator times."""
+    kernels: KernelSet | None = None
+    """Tuned kernels that candidates of this plan may name."""
     intervals: tuple[Interval, ...] = ()
     """How far predictions of this kind were off on held-out measurements."""
     inputs: tuple[InputPin, ...]

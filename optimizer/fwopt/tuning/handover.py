@@ -11,8 +11,10 @@ from typing import Literal
 
 from fwopt.deploy.kernel_configs import Config, Experts, sglang_experts, vllm_experts, with_edges
 from fwopt.errors import InputError
-from fwopt.tuning.operators import load_operator
-from fwopt.tuning.tuned import Tuned
+from fwopt.perf.kernel_times import fresh
+from fwopt.perf.store import Profile
+from fwopt.tuning.operators import load_operator, targets
+from fwopt_kernels.aot import sources
 
 OPERATORS = ("vllm_fused_moe", "fused_moe")
 """The first that was tuned is handed over."""
@@ -26,14 +28,14 @@ _DTYPES: dict[str, tuple[str | None, tuple[int, int] | None]] = {
 """Format -> how the engines name it."""
 
 
-def hand_over(tuned: Tuned, target: Literal["vllm", "sglang"]) -> tuple[dict[str, str], list[str]]:
+def hand_over(profile: Profile, target: Literal["vllm", "sglang"]) -> tuple[dict[str, str], list[str]]:
     """Path -> text of every expert layer that was tuned; and what could not be handed over."""
-    operator = next((name for name in OPERATORS if tuned.profile.has(name)), None)
+    operator = next((name for name in OPERATORS if profile.has(name)), None)
     if operator is None:
         raise InputError(
-            f"{tuned.profile.folder}: no fused experts were tuned there; run `fwopt kernels tune --op fused_moe`"
+            f"{profile.folder}: no fused experts were tuned there; run `fwopt kernels tune --op fused_moe`"
         )
-    columns = tuned.fresh(operator)
+    columns = fresh(profile, operator, sources(targets()[operator]))
     known: dict[str, dict[str, Config]] = {}
     layers: dict[tuple[str, int, int, int, int], dict[int, Config]] = defaultdict(dict)
     skipped = []
@@ -51,7 +53,7 @@ def hand_over(tuned: Tuned, target: Literal["vllm", "sglang"]) -> tuple[dict[str
         key = (format, experts, intermediate, hidden, top_k)
         layers[key][int(columns["tokens"][at])] = known[format][str(columns["variant"][at])]
     files: dict[str, str] = {}
-    environment = tuned.profile.environment
+    environment = profile.environment
     for (format, experts, intermediate, hidden, top_k), configs in layers.items():
         dtype, block = _DTYPES[format]
         layer = Experts(experts, intermediate, dtype, block)
