@@ -8,8 +8,8 @@ kilobytes stay in the L2 even so: in an engine their inputs, just written by the
 from __future__ import annotations
 
 import copy
+import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -198,27 +198,36 @@ def time_calls(calls: Sequence[Callable[[], Any]], device: str, effort_s: float,
     """`calls` do equal work on different memory. `graph`: as one CUDA graph (on a processor there is none)."""
     for call in calls:
         call()
-    round_s = _gpu_round(calls, graph) if device == "cuda" else _processor_round(calls)
+    round_s = _gpu_round(calls, graph) if device == "cuda" else processor_round(calls)
     started = time.perf_counter()
     while time.perf_counter() - started < WARM_UP_S[device]:
         round_s()
+    rounds = sampled(round_s, effort_s)
+    p20, p50, p80 = (seconds / len(calls) for seconds in quantiles(rounds))
+    return Timing(p20, p50, p80, len(rounds), len(calls))
+
+
+def sampled(
+    round_s: Callable[[], float], effort_s: float, *, least: int = LEAST_SAMPLES, most_s: float = math.inf
+) -> list[float]:
+    """Seconds of rounds, until there are `least` of them and `effort_s` was spent, or `most_s` was."""
     samples: list[float] = []
     spent = 0.0
-    while len(samples) < LEAST_SAMPLES or spent < effort_s:
-        samples.append(round_s() / len(calls))
-        spent += samples[-1] * len(calls)
-    p20, p50, p80 = (_quantile(samples, q) for q in (0.2, 0.5, 0.8))
-    return Timing(p20, p50, p80, len(samples), len(calls))
+    while (len(samples) < least or spent < effort_s) and spent < most_s:
+        samples.append(round_s())
+        spent += samples[-1]
+    return samples
 
 
-def _quantile(values: list[float], q: float) -> float:
-    ordered = sorted(values)
-    if q == 0.5:
-        return statistics.median(ordered)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+def quantiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """p20, p50, p80: what is kept of every measurement."""
+    import numpy as np
+
+    p20, p50, p80 = (float(q) for q in np.quantile(samples, (0.2, 0.5, 0.8)))
+    return p20, p50, p80
 
 
-def _processor_round(calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+def processor_round(calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
     def one() -> float:
         before = time.perf_counter()
         for call in calls:

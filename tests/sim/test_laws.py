@@ -76,7 +76,7 @@ def test_steps_are_counted_by_their_shapes(run, scheduling, make_workload, make_
     tokens before it and itself."""
     load, candidate, _ = run
     workload = make_workload(**load)
-    result = simulate(workload, make_grid(captured=False), 10**6, candidate, 1 << 20, **scheduling)
+    result = simulate(workload, make_grid(captured=False), 10**6, candidate, 1 << 20, count=True, **scheduling)
     steps, records = result.steps, result.records
     prompt, output = records.prompt_tokens.astype(float), records.output_tokens.astype(float)
     assert steps.steps == result.iterations
@@ -92,7 +92,7 @@ def test_captured_steps_are_counted_at_the_size_they_are_padded_to(run, scheduli
     load, candidate, blocks = run
     workload = make_workload(**load)
     plain, padded = (
-        simulate(workload, make_grid(captured=captured), blocks, candidate, 1 << 20, **scheduling)
+        simulate(workload, make_grid(captured=captured), blocks, candidate, 1 << 20, count=True, **scheduling)
         for captured in (False, True)
     )
     small = padded.steps.tokens[padded.steps.tokens <= 64]

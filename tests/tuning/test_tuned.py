@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from fwopt.errors import UnmeasuredError
-from fwopt.perf.store import entries, open_profile
+from fwopt.engine.kernel_set import choices_of, read_set
+from fwopt.errors import InputError, UnmeasuredError
+from fwopt.perf.cost import CostModel
+from fwopt.perf.kernel_times import KernelTimes, find
+from fwopt.perf.store import entries, load_profile, open_profile
+from fwopt.perf.tuned import TunedCosts
+from fwopt.spec.candidate import W4A16, Candidate, Parallelism
+from fwopt.spec.engine import EngineSpec
+from fwopt.targets import load_hardware, load_model
 from fwopt.tuning.family import Row
-from fwopt.tuning.tuned import StaleError, Tuned, keep
+from fwopt.tuning.tuned import keep
 from fwopt_kernels.aot import sources
 from fwopt_kernels.choice import Choices
 from fwopt_kernels.host import Host
@@ -19,6 +26,7 @@ from fwopt_kernels.registry import OPERATORS, load
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
 HOST = Host("cuda", "NVIDIA H200", "sm_90", "3.6.0", "2.11.0")
+H200 = load_hardware("h200:1").device
 VARIANTS = load(OPERATORS["rms_norm"]).space("bf16").variants()
 
 
@@ -27,26 +35,38 @@ def row(rows: int, at: int, seconds: float, chosen: bool) -> Row:
     return Row("bf16", shape, VARIANTS[at].id, at == 0, chosen, 10.0, seconds, seconds, seconds, 9)
 
 
-def kept(root: Path, rows: list[Row], *, hashed: str | None = None) -> Path:
-    known = hashed or sources(OPERATORS["rms_norm"])
-    return keep(root, "h200", HOST, {"rms_norm": rows}, {"rms_norm": known}, when="2026-01-01 00:00 UTC", machine={},
+LINEARS = ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288))
+"""Of Qwen3-8B."""
+
+
+def w4(n: int, k: int, at: int, seconds: float, chosen: bool) -> Row:
+    shape = (("m", 1), ("n", n), ("k", k))
+    variant = load(OPERATORS["w4a16"]).space("g128").variants()[at]
+    return Row("g128", shape, variant.id, at == 0, chosen, 10.0, seconds, seconds, seconds, 9)
+
+
+def kept(root: Path, rows: list[Row], *, hashed: str | None = None, operator: str = "rms_norm") -> Path:
+    known = hashed or sources(OPERATORS[operator])
+    return keep(root, "h200", HOST, {operator: rows}, {operator: known}, when="2026-01-01 00:00 UTC", machine={},
                 load="", command="test")  # fmt: skip
+
+
+def found(root: Path) -> KernelTimes:
+    times, notes = find(H200, root)
+    assert times is not None, notes
+    return times
 
 
 def test_the_nearest_tuned_size_decides(tmp_path: Path) -> None:
     folder = kept(tmp_path, [row(1, 0, 3e-6, False), row(1, 2, 2e-6, True), row(64, 0, 4e-6, True)])
     assert folder == tmp_path / "h200" / "kernels-3.6.0"
-    tuned = Tuned.open(tmp_path, "h200", HOST)
-    assert tuned.best("rms_norm", "bf16", {"rows": 5, "columns": 4096}) == VARIANTS[2]
-    assert tuned.best("rms_norm", "bf16", {"rows": 5000, "columns": 4096}) == VARIANTS[0]
-    choices = Choices(tuned.choices("rms_norm"))
+    choices = Choices(choices_of(found(tmp_path).kernels, HOST))
     assert choices.best("rms_norm", "bf16", rows=5, columns=4096) == VARIANTS[2]
+    assert choices.best("rms_norm", "bf16", rows=5000, columns=4096) == VARIANTS[0]
     assert choices.best("rms_norm", "fp8-row", rows=5, columns=4096) is None
     assert choices.best("silu_mul", "bf16", rows=5, columns=4096) is None
     with pytest.raises(ValueError, match="rms_norm: a shape consists of rows, columns, got rows"):
         choices.best("rms_norm", "bf16", rows=5)
-    with pytest.raises(UnmeasuredError, match="nothing was tuned in format fp8-row"):
-        tuned.best("rms_norm", "fp8-row", {"rows": 5, "columns": 4096})
 
 
 def test_it_is_an_entry_of_the_profile_store(tmp_path: Path) -> None:
@@ -62,14 +82,64 @@ def test_a_new_run_replaces_the_shapes_it_measured(tmp_path: Path) -> None:
     assert sorted(zip(columns["rows"].tolist(), columns["p50_s"].tolist(), strict=True)) == [(1, 1e-6), (64, 4e-6)]
 
 
-def test_what_no_longer_holds_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_set_is_named_by_what_it_chooses_and_not_by_its_times(tmp_path: Path) -> None:
+    kept(tmp_path, [row(1, 0, 3e-6, False), row(1, 2, 2e-6, True)])
+    first = found(tmp_path).kernels
+    kept(tmp_path, [row(1, 0, 4e-6, False), row(1, 2, 3e-6, True)])
+    assert found(tmp_path).kernels.digest == first.digest
+    kept(tmp_path, [row(1, 0, 1e-6, True), row(1, 2, 3e-6, False)])
+    assert found(tmp_path).kernels.digest != first.digest
+
+
+def test_rows_of_other_sources_do_not_count_and_do_not_stay_in_the_way(tmp_path: Path) -> None:
+    kept(tmp_path, [row(1, 0, 3e-6, True), row(64, 2, 4e-6, True)], hashed="0" * 64)
+    times, notes = find(H200, tmp_path)
+    assert times is None
+    assert "rms_norm was tuned from kernel sources 000000000000, here they are" in notes[0]
+    kept(tmp_path, [row(1, 1, 1e-6, True)])  # the row of 64 stays, as old as it was
+    assert [c.variant for c in found(tmp_path).kernels.choices] == [VARIANTS[1].id]
+
+
+def test_what_does_not_hold_where_it_is_served_is_refused_with_the_reason(tmp_path: Path) -> None:
     kept(tmp_path, [row(1, 0, 3e-6, True)])
-    with pytest.raises(StaleError, match=r"tuned with Triton 3\.6\.0, here is 3\.9\.0"):
-        Tuned.open(tmp_path, "h200", replace(HOST, triton="3.9.0"))
-    with pytest.raises(StaleError, match="tuned on NVIDIA H200, here is NVIDIA H200 NVL"):
-        Tuned.open(tmp_path, "h200", replace(HOST, name="NVIDIA H200 NVL"))
-    with pytest.raises(UnmeasuredError, match="no kernels were tuned on h100"):
-        Tuned.open(tmp_path, "h100", HOST)
-    kept(tmp_path, [row(1, 0, 3e-6, True)], hashed="0" * 64)
-    with pytest.raises(StaleError, match="tuned from kernel sources 000000000000, here they are"):
-        Tuned.open(tmp_path, "h200", HOST).best("rms_norm", "bf16", {"rows": 1, "columns": 4096})
+    kernels = found(tmp_path).kernels
+    with pytest.raises(InputError, match=r"were tuned with Triton 3\.6\.0, here is 3\.9\.0"):
+        choices_of(kernels, replace(HOST, triton="3.9.0"))
+    with pytest.raises(InputError, match="were tuned on NVIDIA H200, here is NVIDIA H200 NVL"):
+        choices_of(kernels, replace(HOST, name="NVIDIA H200 NVL"))
+    with pytest.raises(InputError, match="rms_norm was tuned from kernel sources 000000000000, here they are"):
+        choices_of(kernels.model_copy(update={"sources": {"rms_norm": "0" * 64}}), HOST)
+    with pytest.raises(InputError, match=r"kernels\.yaml: the config names the kernels .*No such file"):
+        read_set(tmp_path / "kernels.yaml", kernels.digest)
+    (tmp_path / "kernels.yaml").write_text(kernels.model_dump_json())
+    assert read_set(tmp_path / "kernels.yaml", kernels.digest) == kernels
+    with pytest.raises(InputError, match=r"holds the kernels .*, the config names 0000000000000000"):
+        read_set(tmp_path / "kernels.yaml", "0" * 16)
+
+
+def test_the_plan_takes_the_times_of_the_kernels_that_a_candidate_names(tmp_path: Path) -> None:
+    model, engine = load_model("Qwen/Qwen3-8B"), EngineSpec(name="fwopt", version="0")
+    plain = CostModel(model, H200, engine, load_profile(H200, EngineSpec()))
+    products = [w4(*nk, at, seconds, at > 0) for nk in LINEARS for at, seconds in ((0, 40e-6), (3, 15e-6))]
+    kept(tmp_path, products, operator="w4a16")
+    kept(tmp_path, [row(1, 0, 3e-6, False), row(1, 2, 2e-6, True)])
+    times = found(tmp_path)
+    costs = TunedCosts(plain, times)
+
+    def token_s(kernels: str | None) -> float:
+        candidate = Candidate(quantization=W4A16(), parallelism=Parallelism(), kernels=kernels)
+        return float(costs.grid(candidate).token_graph_s[0])
+
+    tuned = times.kernels.digest
+    assert token_s(None) - token_s(tuned) == pytest.approx(36 * (4 * (40e-6 - 15e-6) + 2 * (3e-6 - 2e-6)), rel=1e-6)
+    assumed = [
+        model.grid(candidate).token_share[0, 3]
+        for model, candidate in (
+            (plain, Candidate(quantization=W4A16())),
+            (costs, Candidate(quantization=W4A16(), kernels=tuned)),
+        )
+    ]
+    assert assumed[0] > 0.5
+    assert assumed[1] == 0
+    with pytest.raises(UnmeasuredError, match="no times of the kernels 0000000000000000 are here"):
+        costs.grid(Candidate(kernels="0" * 16))

@@ -65,8 +65,11 @@ def tune(
     require_operators(op, targets(), "timed")
     host = describe(device)
     case = _case(trace, config, model, hardware, engine, profiles, rate_scale, only_model, format, skip_bad)
-    result, _ = case.run()
-    wanted, notes = demands(case.evaluator.cost_model.model, case.candidate, result.steps)
+    result, _ = case.run(count=True)
+    assert result.steps is not None
+    wanted, notes = demands(
+        case.evaluator.cost_model.model, case.candidate, result.steps, case.evaluator.cost_model.engine.name
+    )
     wanted = [d for d in wanted if (compiles_ahead(d.family.operator) if op is None else d.family.operator in op)]
     if not wanted:
         raise InputError(f"nothing to tune: {'; '.join(notes) or 'none of the operators named is called'}")
@@ -161,6 +164,7 @@ def _scale(case: WhatIf, result: SimResult) -> _Scale:
     records = result.records
     span = float(records.finish_s[records.finish_s == records.finish_s].max() - records.arrival_s.min())
     replicas = case.candidate.parallelism.replicas * case.candidate.parallelism.dp
+    assert result.steps is not None
     return _Scale(result.steps.steps, result.busy_share * span * replicas)
 
 

@@ -19,6 +19,7 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "model": ("fwopt.spec.model:ModelSpec", "a model's shape"),
     "hardware": ("fwopt.spec.hardware:HardwareSpec", "devices, links and prices"),
     "engine": ("fwopt.spec.engine:EngineSpec", "serving engine and version"),
+    "kernels": ("fwopt.spec.kernels:KernelSet", "kernels.yaml beside candidate.yaml"),
     "trial": ("fwopt.spec.outcome:Trial", "one line of trials.jsonl"),
     "inputs": ("fwopt.search.run_folder:RunInputs", "inputs.json"),
     "settings": ("fwopt.search.settings:Settings", "fwopt.yaml"),

@@ -26,8 +26,9 @@ class WhatIf:
     fit: KvCapacity
     notes: tuple[str, ...]
 
-    def run(self) -> tuple[SimResult, Evaluation]:
-        result = self.evaluator.replay(self.candidate, self.fit, 1.0)
+    def run(self, *, count: bool = False) -> tuple[SimResult, Evaluation]:
+        """`count`: the steps by their shapes, too."""
+        result = self.evaluator.replay(self.candidate, self.fit, 1.0, count=count)
         return result, self.evaluator.judge(self.candidate, result, self.fit.blocks, 1.0)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from fwopt_kernels.timing import captured, gpu_clock
+from fwopt_kernels.timing import captured, gpu_clock, processor_round, quantiles, sampled
 
 LEAST_SAMPLES, LEAST_S, MOST_S = 9, 0.1, 1.5
 COLD_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
@@ -54,28 +51,14 @@ def time_calls(calls: Sequence[Callable[[], Any]], device: str) -> Timing:
 def _on_processor(calls: Sequence[Callable[[], Any]]) -> Timing:
     for call in calls:
         call()
-    seconds: list[float] = []
-    started = time.perf_counter()
-    while True:
-        before = time.perf_counter()
-        for call in calls:
-            call()
-        now = time.perf_counter()
-        seconds.append((now - before) / len(calls))
-        spent = now - started
-        if (len(seconds) >= LEAST_SAMPLES and spent >= LEAST_S) or spent >= MOST_S:
-            return _timing(seconds, float("nan"))
+    return _timing(sampled(processor_round(calls), LEAST_S, least=LEAST_SAMPLES, most_s=MOST_S), len(calls))
 
 
 def time_processor_loop(call: Callable[[], Any], *, rounds: int) -> Timing:
     """A fixed number of rounds: ranks that talk to each other must do equally many."""
     call()
-    seconds = []
-    for _ in range(rounds):
-        before = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - before)
-    return _timing(seconds, float("nan"))
+    one = processor_round([call])
+    return _timing([one() for _ in range(rounds)], 1)
 
 
 def _on_gpu(calls: Sequence[Callable[[], Any]]) -> Timing:
@@ -84,12 +67,8 @@ def _on_gpu(calls: Sequence[Callable[[], Any]]) -> Timing:
             call()
 
     replay = captured(every)
-    clock = gpu_clock(replay)
-    seconds: list[float] = []
-    started = time.perf_counter()
-    while len(seconds) < LEAST_SAMPLES or time.perf_counter() - started < LEAST_S:
-        seconds.append(clock() / len(calls))
-    return _timing(seconds, _energy_j(replay, len(calls), float(np.median(seconds))))
+    rounds = sampled(gpu_clock(replay), LEAST_S, least=LEAST_SAMPLES)
+    return _timing(rounds, len(calls), _energy_j(replay, len(calls), quantiles(rounds)[1] / len(calls)))
 
 
 def _energy_j(replay: Callable[[], None], calls: int, call_s: float) -> float:
@@ -111,6 +90,6 @@ def _energy_j(replay: Callable[[], None], calls: int, call_s: float) -> float:
     return float(after - before) / 1e3 / (rounds * calls)
 
 
-def _timing(seconds: list[float], energy_j: float) -> Timing:
-    p20, p50, p80 = (float(q) for q in np.quantile(seconds, (0.2, 0.5, 0.8)))
-    return Timing(p20, p50, p80, len(seconds), energy_j)
+def _timing(rounds: list[float], calls: int, energy_j: float = float("nan")) -> Timing:
+    p20, p50, p80 = (seconds / calls for seconds in quantiles(rounds))
+    return Timing(p20, p50, p80, len(rounds), energy_j)

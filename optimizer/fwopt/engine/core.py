@@ -56,6 +56,8 @@ class Engine:
             "load_format": s.load_format,
             "dtype": s.dtype,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "operators": s.operators,
+            "kernel_choices": len(s.choices),
             "threads": s.threads if device.type == "cpu" else None,
             "kv_blocks": self.kv_blocks,
             "capture_sizes": list(self._team.runner.capture_sizes),

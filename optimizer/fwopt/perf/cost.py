@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf import axes, capture, shapes
@@ -27,7 +28,7 @@ from fwopt.perf.operators.mla import MlaTable, open_mla, prefill_shape
 from fwopt.perf.priors import Overheads, Priors, load_overheads, load_priors
 from fwopt.perf.store import Profile
 from fwopt.perf.timed import Timed
-from fwopt.spec.candidate import Candidate, Parallelism, Quantization
+from fwopt.spec.candidate import Batching, Candidate, Parallelism, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import GroupedQueryAttention, LayerGroup, LinearAttention, ModelSpec
@@ -81,7 +82,7 @@ class CostModel:
             token_graph_s=graph.seconds,
             token_eager_s=eager.seconds,
             token_share=graph.share,
-            capture_sizes=capture.capture_sizes(self.engine.name, b, o.max_captured_tokens),
+            capture_sizes=self._captured(b),
             decode_batch=self.batches,
             decode_context=self.contexts,
             decode_s=decode.seconds,
@@ -105,6 +106,12 @@ class CostModel:
             chunk_s=o.chunk_s,
             async_scheduling=o.async_scheduling,
         )
+
+    def _captured(self, batching: Batching) -> NDArray[np.int64]:
+        """A processor has no graphs to capture."""
+        if self.device.kind == "cpu":
+            return np.zeros(0, dtype=np.int64)
+        return capture.capture_sizes(self.engine.name, batching, self.overheads.max_captured_tokens)
 
     def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:
         with self._lock:

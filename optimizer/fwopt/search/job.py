@@ -284,6 +284,7 @@ def default_baseline(
             parallelism=layout,
             batching=engine_defaults(device, space.max_model_len, engine),
             router=space.router[0],
+            kernels=space.kernels[0],
         )
         if fits.check(candidate) is None:
             return candidate

@@ -54,9 +54,12 @@ class SimulatingEvaluator:
         fit: KvCapacity,
         rate_scale: float,
         adjust: Callable[[StepGrid], StepGrid] | None = None,
+        *,
+        count: bool = False,
     ) -> SimResult:
         """Attention data-parallel ranks have schedulers and caches of their own: to the simulator they are replicas
-        whose step times were computed for all ranks stepping together. `adjust` is asked for other step times."""
+        whose step times were computed for all ranks stepping together. `adjust` is asked for other step times;
+        `count`: the steps by their shapes, too."""
         parallelism = candidate.parallelism
         schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
         model, off = self.cost_model.model, self.off
@@ -70,6 +73,7 @@ class SimulatingEvaluator:
             candidate.batching.max_model_len or model.max_context_tokens,
             sequence_blocks=sequence_blocks,
             left_out=LeftOut.of(off),
+            count=count,
         )
 
     def evaluate(self, candidate: Candidate, rate_scale: float = 1.0) -> Evaluation | Rejected:

@@ -48,8 +48,8 @@ class SimResult:
     """Time the simulation itself took, compilation apart."""
     compile_s: float
     """Time to compile the loop, or to load it compiled: next to nothing but for the first call in a process."""
-    steps: StepCounts
-    """Of which shapes the steps were."""
+    steps: StepCounts | None
+    """Of which shapes the steps were; None: not asked for."""
 
 
 def simulate(
@@ -64,6 +64,7 @@ def simulate(
     sequence_blocks: int = 0,
     reservation: Reservation | None = None,
     left_out: LeftOut = LeftOut(),
+    count: bool = False,
 ) -> SimResult:
     """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
 
@@ -71,7 +72,7 @@ def simulate(
     it a request is rejected at arrival, as the server does. `concurrency` ignores the recorded arrivals and
     keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
     sequence besides those for its tokens (windows of sliding layers). `reservation`: admission as SGLang's, else as
-    vLLM's. Deterministic.
+    vLLM's. `count`: the steps by their shapes, too. Deterministic.
     """
     check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
     started = time.perf_counter()
@@ -97,7 +98,8 @@ def simulate(
     span = float(ended.max() - records.arrival_s.min()) if len(ended) else 0.0
     took = time.perf_counter() - started
     return SimResult(
-        records=records, wall_s=took - compile_s, compile_s=compile_s, steps=count_steps(sim, grid),
+        records=records, wall_s=took - compile_s, compile_s=compile_s,
+        steps=count_steps(sim, grid) if count else None,
         **totals(sim, grid, span),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from fwopt.errors import InputError
 from fwopt.perf import shapes
 from fwopt.sim.counts import StepCounts
 from fwopt.spec.candidate import Candidate
+from fwopt.spec.engine import EngineName
 from fwopt.spec.model import GroupedQueryAttention, LayerGroup, ModelSpec
 from fwopt.targets.weights import dense_linears
 from fwopt.tuning.family import Demand, Family
@@ -23,12 +24,15 @@ _SCALES = ("tensor", "row", "block")
 _FORMAT_WORDS = {"fp8": ("tensor", "row"), "fp8_block": ("block",)}
 
 
-def demands(model: ModelSpec, candidate: Candidate, steps: StepCounts) -> tuple[list[Demand], list[str]]:
-    """Of every operator that fwopt has kernels for, or that an engine brings; and what of the model has none."""
+def demands(
+    model: ModelSpec, candidate: Candidate, steps: StepCounts, engine: EngineName = "vllm"
+) -> tuple[list[Demand], list[str]]:
+    """Of every operator that fwopt has kernels for, or that an engine brings; and what of the model has none. The
+    reference engine feeds all its layers in bfloat16 and multiplies FP8 with torch."""
     found: dict[Family, list[Demand]] = {}
     notes: list[str] = []
     for group in model.layers:
-        for demand in _group(model, group, candidate, steps, notes):
+        for demand in _group(model, group, candidate, steps, notes, plain=engine == "fwopt"):
             found.setdefault(demand.family, []).append(demand)
     return [_together(demand) for demand in found.values()], sorted(set(notes))
 
@@ -43,7 +47,7 @@ def _together(parts: list[Demand]) -> Demand:
 
 
 def _group(
-    model: ModelSpec, group: LayerGroup, candidate: Candidate, steps: StepCounts, notes: list[str]
+    model: ModelSpec, group: LayerGroup, candidate: Candidate, steps: StepCounts, notes: list[str], *, plain: bool
 ) -> Iterator[Demand]:
     tp, attention = candidate.parallelism.tp, group.attention
     layer = shapes.layer(model, group, candidate.quantization, candidate.parallelism)
@@ -55,13 +59,16 @@ def _group(
             yield Demand(family, rows, steps.token_steps * (each * group.count))
 
     kinds = {product.dtype for product in layer.products} - {"bf16"}
-    into = _ROW_FORMATS.get(next(iter(kinds), ""), "bf16")
+    into = "bf16" if plain else _ROW_FORMATS.get(next(iter(kinds), ""), "bf16")
     yield from by_tokens(("rms_norm",), (into,), 2, columns=model.hidden_size)
     dense = list(dense_linears(group.mlp, model.hidden_size, tp))
     if dense:
         yield from by_tokens(("silu_mul",), (into,), 1, columns=dense[1].k)
     for product in layer.products:
         if product.dtype == "bf16":
+            continue
+        if plain and product.dtype == "fp8":
+            notes.append("fp8 linear layers: the reference engine multiplies them with torch")
             continue
         if product.dtype not in _LINEARS:
             notes.append(f"{product.dtype} linear layers: fwopt has no kernel for them")
