@@ -37,6 +37,7 @@ from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.outcome import Rejected
 from fwopt.spec.plan import InputPin
+from fwopt.spec.quality import Measuring
 from fwopt.targets import load_hardware, load_model
 from fwopt.targets.quantization import native_quantization
 
@@ -92,8 +93,9 @@ def prepare(
     profiles: Path | None = None,
     baseline: Candidate | None = None,
     notes: Sequence[str] = (),
+    measuring: Measuring | None = None,
 ) -> Job:
-    """Resolve a new run. `notes`: what the caller assumed on the way."""
+    """Resolve a new run. `notes`: what the caller assumed on the way; `measuring`: what quality is measured on."""
     hardware = load_hardware(settings.hardware, settings.price)
     engine = resolve_engine(settings.engine, hardware.device, profiles)
     objective, assumed = parse_objective(settings.objective, hardware)
@@ -131,7 +133,8 @@ def prepare(
         profiles=str(profiles) if profiles else None,
         notes=(*notes, *((assumed,) if assumed else ()), *said),
         machine=machine,
-        quality=find_measured(model, own_quality()),
+        quality=find_measured(model, own_quality()) if measuring is None else None,
+        measuring=measuring,
         kernels=kernels.kernels if kernels is not None else None,
         pins=_pins(traffic, model, profile, engine, kernels),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
