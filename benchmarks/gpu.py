@@ -167,6 +167,8 @@ def _print(summary: Result, found: Result) -> None:
               f"{reached} of floor  {row['variant']}  {sizes}")  # fmt: skip
     for line in summary["wrong"]:
         print("WRONG", *line)
+    if summary["device"] == "cpu":
+        print("a dry run on a processor: the script is whole; no figure below says anything of a GPU")
     for verdict in summary["must_show"]:
         mark = "held  " if verdict["held"] else "MISSED"
         print(f"{mark} {verdict['what']}: {verdict['value']:.3f}, limit {verdict['limit']}")

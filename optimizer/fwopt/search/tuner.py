@@ -165,8 +165,12 @@ class Tuner:
             evaluated = [t for t in self.ladder.seen if t.outcome.kind == "evaluation"]
             best = [t for t in (ranking.nearest_miss(evaluated),) if t]
         around = product(best, self.space.kv_dtypes, (default, small), self.space.kernels)
-        starts = [(t.candidate.quantization, one_replica(t.candidate.parallelism), *rest) for t, *rest in around]
-        self._anchor([self._start(*start) for start in starts])
+        self._anchor(
+            [
+                self._start(t.candidate.quantization, one_replica(t.candidate.parallelism), kv, batching, kernels)
+                for t, kv, batching, kernels in around
+            ]
+        )
 
     def _start(
         self, quantization: Quantization, layout: Parallelism, kv: KvDtype, batching: Batching, kernels: str | None
