@@ -20,9 +20,10 @@ def run(session: Session) -> Result:
         operator = load(target)
         for format in operator.formats:
             if supported(format, ARCHITECTURES[arch]):
-                first, *rest = operator.space(format).variants()
+                space = operator.space(format)
+                rest = [v for v in space.variants() if v not in space.defaults]
                 random.Random(0).shuffle(rest)
-                spaces[name, format] = [first, *(rest if not session.small else [])]
+                spaces[name, format] = [*space.defaults, *(rest if not session.small else [])]
     jobs = [
         (key, Job(OPERATORS[key[0]], key[1], variants[at], arch))
         for at in range(max(map(len, spaces.values())))

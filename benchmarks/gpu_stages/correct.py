@@ -33,8 +33,8 @@ def _never_run(session: Session) -> Iterator[Asked]:
         for format in operator.formats:
             if not supported(format, arch):
                 continue
-            variants = operator.space(format).variants()
-            asked: list[Any] = [variants[0], *_one_of_each(variants[1:])]
+            space = operator.space(format)
+            asked: list[Any] = list(dict.fromkeys([*space.defaults, *_one_of_each(space.variants())]))
             for variant in [None] if session.small else asked:
                 yield name, Question(OPERATORS[name], format, shape, variant, session.device, 0.0)
 
@@ -59,8 +59,9 @@ def run(session: Session) -> Result:
     for name, target in OPERATORS.items():
         operator = load(target)
         for format in operator.formats:
-            first, *rest = operator.space(format).variants()
-            sample = [first, *random.Random(0).sample(rest, min(7, len(rest)))]
+            space = operator.space(format)
+            rest = [v for v in space.variants() if v not in space.defaults]
+            sample = [*space.defaults, *random.Random(0).sample(rest, min(7, len(rest)))]
             sample = [None] if session.small else [v for v in sample if (name, format, v.id) not in rejected]
             for at, shape in enumerate(shapes(operator.dimensions, session.small)):
                 questions += [(at, name, Question(target, format, shape, v, session.device, 0.0)) for v in sample]
