@@ -28,6 +28,7 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "replay-line": ("fwopt.live.lines:ReplayLine", "its line of a request"),
     "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
+    "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
 }
 
 

@@ -23,6 +23,7 @@ from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
 from fwopt.spec.provenance import Interval
+from fwopt.spec.quality import MeasuredQuality
 
 T = TypeVar("T", bound=Frozen)
 
@@ -58,6 +59,8 @@ class RunInputs(Frozen):
     """What live replays taught of this machine, given with --calibration."""
     kernels: KernelSet | None = None
     """Tuned kernels that candidates may name."""
+    quality: MeasuredQuality | None = None
+    """What `fwopt quality` found of this model; None: literature."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""
