@@ -56,6 +56,17 @@ def _everything(_: Variant) -> bool:
 
 
 @dataclass(frozen=True)
+class Large:
+    """The default of calls in which arithmetic counts, not memory."""
+
+    rows: Callable[[Mapping[str, int]], float]
+    """Shape -> what decides: rows that share weights."""
+    least: int
+    """From so many on."""
+    variant: Variant
+
+
+@dataclass(frozen=True)
 class Space:
     """The variants of an operator in one format: the product of the axes where `allowed` holds."""
 
@@ -64,11 +75,22 @@ class Space:
     the same PTX whatever the number."""
     default: Variant
     allowed: Callable[[Variant], bool] = _everything
+    large: Large | None = None
+
+    def default_for(self, shape: Mapping[str, int]) -> Variant:
+        """What runs at that shape where nothing was tuned."""
+        if self.large is not None and self.large.rows(shape) >= self.large.least:
+            return self.large.variant
+        return self.default
+
+    @property
+    def defaults(self) -> tuple[Variant, ...]:
+        return (self.default,) if self.large is None else (self.default, self.large.variant)
 
     def variants(self) -> tuple[Variant, ...]:
-        """All allowed variants, the default first."""
-        rest = [v for v in self._product() if v != self.default and self.allowed(v)]
-        return (self.default, *rest)
+        """All allowed variants, the defaults first."""
+        rest = [v for v in self._product() if v not in self.defaults and self.allowed(v)]
+        return (*self.defaults, *rest)
 
     def _product(self) -> Iterator[Variant]:
         for values in itertools.product(*self.axes.values()):

@@ -20,7 +20,18 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats, tiling
-from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import (
+    FALLBACK,
+    NUM_STAGES,
+    NUM_WARPS,
+    Expected,
+    Large,
+    Launch,
+    Space,
+    Variant,
+    Work,
+    variant,
+)  # fmt: skip
 from fwopt_kernels.rounding import dot
 
 FORMATS = ("fp8-tensor", "fp8-row", "fp8-block")
@@ -118,7 +129,7 @@ def fp8_gemm(x: Scaled, weight: Scaled, out: Tensor, *, format: str, variant: Va
     _require(x, weight, out, format)
     if rows == 0:
         return
-    chosen = variant or SPACES[format].default
+    chosen = variant or SPACES[format].default_for({"m": rows})
     constants = {"BLOCK_K": SCALE_BLOCK, **dict(chosen.constants)}
     if constants["TMA"]:
         triton.set_allocator(_scratch)
@@ -193,10 +204,12 @@ def _space(format: str) -> Space:
         "GROUP_M": (1, 8), "SWAP_AB": (0, 1), "TMA": (0, 1), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
     }  # fmt: skip
     constants = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1, "SWAP_AB": 1, "TMA": 0}
+    large = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 128, "SPLIT_K": 1, "GROUP_M": 8, "SWAP_AB": 0, "TMA": 0}
     if format == "fp8-block":
-        axes["BLOCK_N"] = (64, 128)
-        del axes["BLOCK_K"], constants["BLOCK_K"]
-    return Space(axes, variant(4, 4, **constants), _allowed)
+        axes["BLOCK_N"], large["BLOCK_N"] = (64, 128), 128
+        del axes["BLOCK_K"], constants["BLOCK_K"], large["BLOCK_K"]
+    prefill = Large(lambda shape: shape["m"], 64, variant(8, 3, **large))
+    return Space(axes, variant(4, 4, **constants), _allowed, prefill)
 
 
 def dequantized(one: Scaled, format: str, *, rows: int) -> Tensor:

@@ -22,6 +22,7 @@ from fwopt_kernels.contract import (
     NUM_WARPS,
     PLAIN,
     Expected,
+    Large,
     Launch,
     Space,
     Variant,
@@ -78,7 +79,8 @@ def fused_moe(
         raise ValueError(
             f"weights of {w1.outputs} x {w1.inputs} and {w2.outputs} x {w2.inputs} do not fit {x.shape[1]} columns"
         )
-    chosen, pairs = variant or SPACES[w1.format].default, ids.numel()
+    shape = {"tokens": tokens, "top_k": top_k, "experts": experts}
+    chosen, pairs = variant or SPACES[w1.format].default_for(shape), ids.numel()
     narrow = w1.format == "fp8-block"
     routing = align(ids, experts, chosen["BLOCK_SIZE_M"])
 
@@ -112,6 +114,7 @@ def _space(format: str) -> Space:
     less."""
     size, least, most = {"bf16": (2.0, 24, 128), "fp8-block": (1.0, 12, 64), "w4a16": (0.5, 12, 32)}[format]
     row_size = 1 if format == "fp8-block" else 2
+    prompts_tile = {"BLOCK_SIZE_N": 64 if format == "w4a16" else 128, "BLOCK_SIZE_K": 64 if format == "bf16" else 128}
 
     def allowed(v: Variant) -> bool:
         m, n, k, group = (v[name] for name in ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M"))
@@ -129,7 +132,13 @@ def _space(format: str) -> Space:
         },
         default=variant(4, 4, BLOCK_SIZE_M=16, BLOCK_SIZE_N=64, BLOCK_SIZE_K=128, GROUP_SIZE_M=1),
         allowed=allowed,
+        large=Large(_rows_of_an_expert, 32, variant(4, 3, BLOCK_SIZE_M=64, GROUP_SIZE_M=16, **prompts_tile)),
     )  # fmt: skip
+
+
+def _rows_of_an_expert(shape: Mapping[str, int]) -> float:
+    """In the mean."""
+    return shape["tokens"] * shape["top_k"] / shape["experts"]
 
 
 SPACES = {format: _space(format) for format in FORMATS}

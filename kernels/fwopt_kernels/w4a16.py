@@ -16,7 +16,18 @@ from torch import Tensor
 
 from fwopt_kernels import row_formats, tiling, w4_format
 from fwopt_kernels import w4_dequant as dequant
-from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
+from fwopt_kernels.contract import (
+    FALLBACK,
+    NUM_STAGES,
+    NUM_WARPS,
+    Expected,
+    Large,
+    Launch,
+    Space,
+    Variant,
+    Work,
+    variant,
+)  # fmt: skip
 from fwopt_kernels.rounding import dot
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
@@ -97,7 +108,7 @@ def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None
         raise ValueError(
             f"w4a16: weights are ({weights.columns}, {weights.inner}), x {tuple(x.shape)}, out {tuple(out.shape)}"
         )
-    chosen = variant or SPACES["g128" if weights.group == 128 else "channel"].default
+    chosen = variant or SPACES["g128" if weights.group == 128 else "channel"].default_for({"m": rows})
     constants = {"LATE_SCALE": 0, **dict(chosen.constants)}
     if constants["LATE_SCALE"] and weights.group < chosen["BLOCK_K"]:
         raise ValueError(f"w4a16: {chosen.id} scales sums, which needs groups of BLOCK_K or more; got {weights.group}")
@@ -145,9 +156,11 @@ def _space(format: str) -> Space:
         "GROUP_M": (1, 8), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
     }  # fmt: skip
     constants = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1}
+    large = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 1, "GROUP_M": 8}
     if _GROUPS[format] == 128:
-        axes["LATE_SCALE"], constants["LATE_SCALE"] = (0, 1), 1
-    return Space(axes, variant(4, 4, **constants), _allowed)
+        axes["LATE_SCALE"], constants["LATE_SCALE"], large["LATE_SCALE"] = (0, 1), 1, 0
+    prefill = Large(lambda shape: shape["m"], 64, variant(8, 3, **large))
+    return Space(axes, variant(4, 4, **constants), _allowed, prefill)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,15 @@ def test_logits_of_the_triton_kernels_are_near_too(name, model_folder, make_sett
     assert_near_in_bfloat16(logits_interpreted(make_settings, folder), folder, texts, starts)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_on_a_processor_the_kernels_torch_fallbacks_give_them(name, model_folder, make_settings):
+    pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+    folder = model_folder(name)
+    settings = make_settings(folder, LIMITS, dtype="bf16", operators="triton")
+    ours = logits_by_steps(Runner(settings, Ranks()), TRITON_TEXTS, TRITON_STARTS)
+    assert_near_in_bfloat16(ours, folder, TRITON_TEXTS, TRITON_STARTS)
+
+
 def test_4_bit_weights_by_the_triton_kernel_give_the_engines_own_logits(model_folder, make_settings):
     folder, scheme = model_folder("llama"), {"quantization": {"kind": "w4a16", "group_size": 32}}
     exact, rounded = (

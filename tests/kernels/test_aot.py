@@ -25,9 +25,10 @@ SMALL = Resources(label="", shared_bytes=1024, registers=32, stack_bytes=0, thre
 @pytest.fixture(scope="module")
 def defaults(compile_cache: Path) -> list[Outcome]:
     jobs = [
-        Job(target, format, load(target).space(format).default, "sm_90")
+        Job(target, format, default, "sm_90")
         for target in OPERATORS.values()
         for format in load(target).formats
+        for default in load(target).space(format).defaults
     ]
     outcomes = list(compile_all(jobs))
     assert {o.job for o in outcomes} == set(jobs)
@@ -143,8 +144,9 @@ def test_spaces_of_the_operators(target: str) -> None:
         space = operator.space(format)
         variants = space.variants()
         assert len({v.id for v in variants}) == len(variants)
-        assert space.allowed(space.default)
-        assert space.default in set(space._product())
+        for default in space.defaults:
+            assert space.allowed(default)
+            assert default in set(space._product())
 
 
 def test_the_registry_loads_neither_torch_nor_triton() -> None:

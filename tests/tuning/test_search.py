@@ -111,3 +111,16 @@ def test_most_time_goes_where_the_workload_is() -> None:
 
     run([family], [ask], lambda: sum(asked) < 60)
     assert asked[1] > 3 * asked[0]
+
+
+def test_each_size_has_its_own_default_and_keeps_it_where_nothing_is_faster() -> None:
+    family = FamilySearch(**shallow(5, 3), defaults=(0, 0, 4))
+    asked = []
+
+    def ask(bucket: int, variant: int, effort_s: float) -> Measured:
+        asked.append((bucket, variant))
+        return Measured(1e-5, 0.01, EFFORTS_S.index(effort_s))
+
+    run([family], [ask], lambda: True)
+    assert asked[0] == (2, 4)
+    assert [family.winner(b) for b in range(3)] == [0, 0, 4]

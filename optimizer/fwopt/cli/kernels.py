@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="fwopt's Triton kernels: what compiles for a GPU, what is fastest there.", no_args_is_help=True)
 
 Sample = Annotated[
-    int | None, typer.Option(min=1, help="Per operator and format, the default and N - 1 others drawn at random.")
+    int | None, typer.Option(min=1, help="Per operator and format, its defaults and N - 1 others drawn at random.")
 ]
 
 
@@ -72,10 +72,11 @@ def _jobs(arch: str, names: list[str] | None, sample: int | None) -> tuple[list[
             if not supported(format, ARCHITECTURES[arch]):
                 unsupported[name].append(format)
                 continue
-            first, *others = operator.space(format).variants()
+            space = operator.space(format)
+            others = [v for v in space.variants() if v not in space.defaults]
             if sample is not None:
                 others = random.Random(0).sample(others, min(sample - 1, len(others)))
-            jobs += [Job(OPERATORS[name], format, variant, arch) for variant in (first, *others)]
+            jobs += [Job(OPERATORS[name], format, variant, arch) for variant in (*space.defaults, *others)]
     return jobs, unsupported
 
 
@@ -124,8 +125,13 @@ def _row(outcome: Outcome, reason: str | None) -> dict[str, str | None]:
 
 
 def _format(format: str, outcomes: list[Outcome]) -> dict[str, Any]:
-    """Counts of one format and what its default takes: the most of any of its kernels."""
+    """Counts of one format and what its default takes: the most of any of its kernels. The default of large sizes,
+    where that is another, must run as well."""
+    from fwopt_kernels.registry import load
+
     default = outcomes[0]
+    defaults = load(default.job.target).space(format).defaults
+    broken = [o.failure or o.rejection for o in outcomes if o.job.variant in defaults]
     return {
         "format": format,
         "variants": len(outcomes),
@@ -136,7 +142,7 @@ def _format(format: str, outcomes: list[Outcome]) -> dict[str, Any]:
             "variant": default.job.variant.id,
             "registers": max((k.registers for k in default.kernels), default=None),
             "shared_bytes": max((k.shared_bytes for k in default.kernels), default=None),
-            "error": default.failure or default.rejection,
+            "error": next((reason for reason in broken if reason), None),
         },
     }
 

@@ -61,8 +61,10 @@ def prepare_what_if(
     from fwopt.perf.effects import calibration_without, model_without, parse_effects, priors_without
     from fwopt.perf.store import load_profile
     from fwopt.search.job import engine_defaults, resolve_model
+    from fwopt.search.kernels import known_kernels, with_kernels
     from fwopt.search.settings import Settings, resolve_engine
     from fwopt.search.simulating import SimulatingEvaluator
+    from fwopt.search.space import SpaceOverrides
     from fwopt.search.traffic import load_traffic
     from fwopt.spec.candidate import Candidate, Parallelism, RouterPolicy
     from fwopt.spec.objective import Objective, Slo
@@ -104,6 +106,7 @@ def prepare_what_if(
             calibration=calibration_without(load_calibration(chosen_engine.name), off),
             eager_all_reduce="eager-all-reduce" not in off,
         )  # fmt: skip
+    costs = with_kernels(costs, known_kernels(chosen_engine, gpus.device, costs, profiles, SpaceOverrides())[0])
     evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective, off)
     fit = evaluator.capacity(candidate)
     if isinstance(fit, Rejected):

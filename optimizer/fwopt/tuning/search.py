@@ -50,7 +50,7 @@ Ask = Callable[[int, int, float], "Measured | str"]
 
 @dataclass(slots=True)
 class FamilySearch:
-    """The variants of one family over its buckets. Variant 0 is the default."""
+    """The variants of one family over its buckets."""
 
     features: Floats
     """(V, F) numbers in which like variants lie near each other"""
@@ -60,6 +60,8 @@ class FamilySearch:
     """(B,) the least that a call can take: what makes times of different buckets comparable"""
     calls: Floats
     """(B,) how often the workload calls each bucket"""
+    defaults: tuple[int, ...] | None = None
+    """(B,) the variant that runs there untuned; None: variant 0 everywhere"""
     seed: int = 0
     seen: dict[tuple[int, int], Measured] = field(default_factory=dict)
     """(bucket, variant) -> its longest measurement"""
@@ -73,9 +75,12 @@ class FamilySearch:
     def __post_init__(self) -> None:
         self._surrogate = Surrogate(self.features, self.places)
         order = np.argsort(-self.calls * self.floors_s, kind="stable")
-        self._planned = [(int(b), 0) for b in order]
+        self._planned = [(int(b), self.default(int(b))) for b in order]
         spread = _spread(self.features, FIRST_LOOKS, self.seed)
-        self._planned[1:1] = [(int(order[0]), v) for v in spread if v != 0]
+        self._planned[1:1] = [(int(order[0]), v) for v in spread if v != self.default(int(order[0]))]
+
+    def default(self, bucket: int) -> int:
+        return 0 if self.defaults is None else self.defaults[bucket]
 
     def next(self) -> tuple[float, int, int] | None:
         """(expected saving in seconds of the workload, bucket, variant); None where nothing is worth it."""
@@ -144,7 +149,8 @@ class FamilySearch:
         """The fastest known there, and the default."""
         known = [(m.seconds, v) for (b, v), m in self.seen.items() if b == bucket and v not in self.refused]
         best = [v for _, v in sorted(known)[:count]]
-        return best if 0 in best or 0 in self.refused else [*best, 0]
+        default = self.default(bucket)
+        return best if default in best or default in self.refused else [*best, default]
 
     def winner(self, bucket: int) -> int | None:
         """Of those measured longest, the fastest; the default where the gain is within its noise; None: none runs."""
@@ -153,9 +159,9 @@ class FamilySearch:
             return None
         longest = max(m.effort for m in known.values())
         final = {v: m for v, m in known.items() if m.effort == longest}
-        best = min(final, key=lambda v: (final[v].seconds, v))
-        if 0 in final and final[best].seconds >= final[0].seconds * (1 - min(final[0].noise, 0.02) / 2):
-            return 0
+        best, default = min(final, key=lambda v: (final[v].seconds, v)), final.get(self.default(bucket))
+        if default is not None and final[best].seconds >= default.seconds * (1 - min(default.noise, 0.02) / 2):
+            return self.default(bucket)
         return best
 
 

@@ -144,9 +144,19 @@ def _part(demand: Demand, device: DeviceSpec, candidates: Candidates, seed: int,
         places=np.log2(np.asarray([bucket.point for bucket in buckets], dtype=np.float64)),
         floors_s=floors(demand, [bucket.point for bucket in buckets], device),
         calls=calls,
+        defaults=_defaults(demand.family, [bucket.point for bucket in buckets], candidates),
         seed=seed,
     )
     return part
+
+
+def _defaults(family: Family, points: list[tuple[int, ...]], candidates: Candidates) -> tuple[int, ...]:
+    """Each bucket's own, or the first where the device cannot run that."""
+    operator = load_operator(family.operator)
+    space = operator.space(family.format)
+    shapes = (dict(shape_of(family, point, operator.dimensions)) for point in points)
+    known = {variant: at for at, variant in enumerate(candidates.variants)}
+    return tuple(known.get(space.default_for(shape), 0) for shape in shapes)
 
 
 def _ask(part: _Part, measuring: Bench, tell: Tell) -> Ask:
@@ -163,13 +173,14 @@ def _found(part: _Part) -> FoundFamily:
     search = part.search
     buckets = []
     for b, bucket in enumerate(part.buckets):
-        best, default = search.winner(b), search.seen.get((b, 0))
+        best, first = search.winner(b), search.default(b)
+        default = search.seen.get((b, first))
         at = None if best is None else part.candidates.variants[best]
         buckets.append(
             Found(
                 point=bucket.point,
                 calls=float(part.calls[b]),
-                default_s=None if default is None or 0 in search.refused else default.seconds,
+                default_s=None if default is None or first in search.refused else default.seconds,
                 best_s=None if best is None else search.seen[b, best].seconds,
                 variant=None if best is None else name_of(at),
                 measured=sum(1 for key in search.seen if key[0] == b),
@@ -191,8 +202,8 @@ def _rows(part: _Part, measuring: Bench) -> list[Row]:
         timing = measuring.timings[key]
         rows.append(
             Row(
-                family.format, shape, name_of(variant), v == 0, v == search.winner(b), float(part.calls[b]),
-                timing.p20_s, timing.p50_s, timing.p80_s, timing.samples,
+                family.format, shape, name_of(variant), v == search.default(b), v == search.winner(b),
+                float(part.calls[b]), timing.p20_s, timing.p50_s, timing.p80_s, timing.samples,
             )
         )  # fmt: skip
     return rows

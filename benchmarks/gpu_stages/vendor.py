@@ -1,0 +1,82 @@
+"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, torch's attention."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from gpu_stages import Result, Session
+from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS
+
+
+def baselines(session: Session, seconds: float) -> list[Result]:
+    """cuBLAS through F.linear, `torch._scaled_mm`, torch's attention: each on rotating memory, in a CUDA graph."""
+    import torch
+
+    device, small = session.device, session.small
+    rows, ends = [], time.monotonic() + seconds
+    linears = sorted({nk for model in MODELS.values() for nk in model["linears"].values()})
+    jobs: list[tuple[Result, Callable[[], list[Callable[[], Any]]]]] = []
+    for m in (1, 4) if small else (*DECODE, *LARGE):
+        for n, k in [(256, 256)] if small else linears:
+            shape = {"m": m, "n": n, "k": k}
+            jobs.append(({"what": "cublas bf16", **shape}, partial(_linear, device, m, n, k)))
+            if not small:
+                for scales in ("tensor", "row"):
+                    build = partial(_scaled, device, m, n, k, scales)
+                    jobs.append(({"what": f"scaled_mm {scales}", **shape}, build))
+    for model in MODELS.values():
+        for sequences, context in [(1, 64)] if small else ATTENTION:
+            shape = {"sequences": sequences, "context": context, "heads": model["heads"], "kv_heads": model["kv_heads"]}
+            jobs.append(({"what": "torch sdpa", **shape}, partial(_sdpa, device, sequences, context, model)))
+    for row, build in jobs:
+        if time.monotonic() > ends:
+            break
+        try:
+            from fwopt_kernels.timing import time_calls
+
+            with torch.inference_mode():
+                result = time_calls(build(), device, 0.03)
+            rows.append({**row, "s": result.p50_s, "noise": result.noise})
+        except (RuntimeError, NotImplementedError) as error:
+            rows.append({**row, "error": str(error).splitlines()[0][:200]})
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def _copies(nbytes: int, device: str) -> int:
+    from fwopt_kernels.timing import CACHES, MOST_COPIES, cache_bytes
+
+    return max(1, min(MOST_COPIES[device], -(-CACHES * cache_bytes(device) // nbytes)))
+
+
+def _linear(device: str, m: int, n: int, k: int) -> list[Callable[[], Any]]:
+    import torch
+
+    x = torch.randn(m, k, device=device).bfloat16()
+    weights = [torch.randn(n, k, device=device).bfloat16() for _ in range(_copies(2 * n * k, device))]
+    return [partial(torch.nn.functional.linear, x, w) for w in weights]
+
+
+def _scaled(device: str, m: int, n: int, k: int, scales: str) -> list[Callable[[], Any]]:
+    import torch
+
+    x = torch.randn(m, k, device=device).to(torch.float8_e4m3fn)
+    weights = [torch.randn(n, k, device=device).to(torch.float8_e4m3fn).t() for _ in range(_copies(n * k, device))]
+    a, b = (torch.ones(m, 1), torch.ones(1, n)) if scales == "row" else (torch.ones(()), torch.ones(()))
+    a, b = a.to(device), b.to(device)
+    return [partial(torch._scaled_mm, x, w, scale_a=a, scale_b=b, out_dtype=torch.bfloat16) for w in weights]
+
+
+def _sdpa(device: str, sequences: int, context: int, model: Result) -> list[Callable[[], Any]]:
+    import torch
+
+    size, kv = model["head_dim"], model["kv_heads"]
+    make = partial(torch.randn, device=device, dtype=torch.bfloat16)
+    q = make(sequences, model["heads"], 1, size)
+    count = _copies(4 * sequences * kv * context * size, device)
+    caches = [(make(sequences, kv, context, size), make(sequences, kv, context, size)) for _ in range(min(count, 16))]
+    return [partial(torch.nn.functional.scaled_dot_product_attention, q, *c, enable_gqa=True) for c in caches]
