@@ -32,6 +32,11 @@ def own_quality() -> Path:
     return _own() / "quality"
 
 
+def own_speculation() -> Path:
+    """Where `fwopt speculation` keeps what it found."""
+    return _own() / "speculation"
+
+
 def _own() -> Path:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return home / "fwopt"

@@ -16,6 +16,9 @@ from fwopt.quality import study
 from fwopt.search.run_folder import read_plan
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture
 def place(model_folder, tmp_path, monkeypatch):
     """A working directory with model, text, trace and settings; what is measured is kept beside them."""

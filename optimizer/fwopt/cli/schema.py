@@ -29,6 +29,7 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
     "run-quality": ("fwopt.spec.quality:RunQuality", "quality.json: measured during a search"),
+    "speculation": ("fwopt.spec.speculation:SpeculationResults", "results.json of `fwopt speculation`"),
     "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
 }
 
