@@ -32,6 +32,11 @@ def own_quality() -> Path:
     return _own() / "quality"
 
 
+def own_evals() -> Path:
+    """Where `fwopt evals` keeps answers and comparisons."""
+    return _own() / "evals"
+
+
 def _own() -> Path:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return home / "fwopt"

@@ -28,6 +28,10 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
     "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
+    "eval-item": ("fwopt.evals.items:EvalItem", "one line of an eval set"),
+    "evals-header": ("fwopt.spec.evals:EvalsHeader", "first line of a file of answers"),
+    "evals-answer": ("fwopt.spec.evals:Graded", "its line of an item"),
+    "evals-comparison": ("fwopt.spec.evals:EvalComparison", "two servers' answers, item by item"),
 }
 
 
