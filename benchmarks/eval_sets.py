@@ -23,12 +23,13 @@ CAPITALS = (
     "Lebanon Beirut, Jordan Amman, Israel Jerusalem, Nepal Kathmandu, Pakistan Islamabad"
 )
 OPPOSITES = (
-    "hot cold, big small|little, up down, left right, day night, fast slow, happy sad|unhappy, rich poor, open closed?, "
-    "hard soft|easy, light dark|heavy, old young|new, early late, wet dry, full empty, high low, strong weak, "
+    "hot cold, big small|little, up down, left right, day night, fast slow, happy sad|unhappy, rich poor, "
+    "open closed?, hard soft|easy, light dark|heavy, old young|new, early late, wet dry, full empty, high low, "
+    "strong weak, "
     "good bad|evil, first last, black white, love hate, war peace, buy sell, win lose, inside outside, true false, "
     "clean dirty, thick thin, loud quiet, near far, push pull, begin end, summer winter, north south, east west"
 )
-WORDS = "apple river stone cloud window garden silver market bridge candle forest button island mirror pepper rocket".split()
+WORDS = "apple river stone cloud window garden silver market bridge candle forest button island mirror".split()
 TOOLS = [
     {
         "type": "function",
