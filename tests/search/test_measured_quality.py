@@ -63,8 +63,8 @@ def test_what_was_not_measured_stays_assumed(toy, home):
 def test_a_limit_is_held_against_the_bad_end_of_the_interval(toy, home):
     measured = find_measured(toy.MODEL, home)
     fp8 = Candidate(quantization=Fp8())
-    assert QualityScreen(toy.MODEL, QualityLimit.parse("kl<0.0221"), measured).check(fp8) is None
-    rejected = QualityScreen(toy.MODEL, QualityLimit.parse("kl<0.021"), measured).check(fp8)
+    assert QualityScreen(toy.MODEL, (QualityLimit.parse("kl<0.0221"),), measured).check(fp8) is None
+    rejected = QualityScreen(toy.MODEL, (QualityLimit.parse("kl<0.021"),), measured).check(fp8)
     assert rejected is not None
     assert "measured" in rejected.reason
 

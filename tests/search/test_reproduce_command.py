@@ -20,7 +20,9 @@ def test_everything_that_shaped_the_run_is_in_the_command(toy):
     run = base.model_copy(
         update={
             "hardware": base.hardware.model_copy(update={"price": price}),
-            "objective": base.objective.model_copy(update={"max_quality_drop": QualityLimit.parse("top1>99%")}),
+            "objective": base.objective.model_copy(
+                update={"max_quality_drop": (QualityLimit.parse("top1>99%"), QualityLimit.parse("kl<0.01"))}
+            ),
             "only_model": "some model",
             "skip_bad": True,
             "rate_scale": 16.0,
@@ -34,7 +36,8 @@ def test_everything_that_shaped_the_run_is_in_the_command(toy):
     assert values(words, "--price") == ["2.5"]
     assert values(words, "--only-model") == ["some model"]
     assert values(words, "--rate-scale") == ["16"]
-    assert QualityLimit.parse(values(words, "--max-quality-drop")[0]) == run.objective.max_quality_drop
+    limits = tuple(QualityLimit.parse(text) for text in values(words, "--max-quality-drop"))
+    assert limits == run.objective.max_quality_drop
     assert values(words, "--trials") == ["60"]
     assert values(words, "--config") == ["FWOPT.yaml"]
     assert {"--skip-bad", "--allow-unmeasured"} <= set(words)

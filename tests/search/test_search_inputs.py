@@ -181,7 +181,7 @@ def test_only_what_vllm_cannot_make_on_load_needs_a_checkpoint(toy):
 def test_a_quality_limit_rejects_before_simulation(toy):
     from fwopt.search.quality import QualityScreen
 
-    screen = QualityScreen(toy.MODEL, QualityLimit.parse("top1>99%"))
+    screen = QualityScreen(toy.MODEL, (QualityLimit.parse("top1>99%"),))
     assert screen.check(Candidate()) is None
     rejected = screen.check(Candidate(quantization=W4A16()))
     assert rejected.rung == "quality"

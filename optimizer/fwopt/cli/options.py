@@ -70,15 +70,21 @@ Slos = Annotated[
 Minimize = Annotated[
     list[str] | None,
     typer.Option(
-        "--minimize", metavar="GOAL", help="cost, gpus, or a latency: ttft:p99. Several: Pareto.", rich_help_panel=_WANT
+        "--minimize",
+        metavar="GOAL",
+        help="cost, gpus, kl, a latency: ttft:p99. Several: Pareto.",
+        rich_help_panel=_WANT,
     ),
 ]
 Maximize = Annotated[
-    list[str] | None, typer.Option("--maximize", metavar="GOAL", help="throughput or goodput.", rich_help_panel=_WANT)
+    list[str] | None,
+    typer.Option("--maximize", metavar="GOAL", help="throughput, goodput or top1.", rich_help_panel=_WANT),
 ]
 QualityDrop = Annotated[
-    str | None,
-    typer.Option("--max-quality-drop", metavar="LIMIT", help="'kl<0.01' or 'top1>99%'.", rich_help_panel=_WANT),
+    list[str] | None,
+    typer.Option(
+        "--max-quality-drop", metavar="LIMIT", help="'kl<0.01', 'top1>99%', repeatable.", rich_help_panel=_WANT
+    ),
 ]
 Replicas = Annotated[
     int | None,

@@ -67,7 +67,7 @@ def merged(settings: Settings, given: dict[str, Any]) -> Settings:
     if "minimize" in given or "maximize" in given:
         objective["minimize"], objective["maximize"] = list(given.get("minimize", ())), list(given.get("maximize", ()))
     if "max_quality_drop" in given:
-        objective["max_quality_drop"] = given["max_quality_drop"]
+        objective["max_quality_drop"] = list(given["max_quality_drop"])
     return parse_settings(content, COMMAND_LINE)
 
 

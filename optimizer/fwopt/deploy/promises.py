@@ -59,6 +59,7 @@ def _goal(result: GoalResult) -> str:
     if result.value is None:
         return "unknown"
     units = {"cost": "$ per 1M output tokens", "gpus": "GPUs", "throughput": "requests/s", "goodput": "requests/s"}
+    units |= {"kl": "nats/token", "top1": "of tokens unchanged"}
     if result.goal.metric not in units:
         return _seconds(result.value)
     return f"{result.value:10.4g} {units[result.goal.metric]}"

@@ -156,11 +156,7 @@ def _goal(evaluation: Evaluation, goal: Goal) -> float | None:
 
 
 def _shown(goal: Goal, value: float) -> str:
-    if goal.metric == "cost":
-        return f.usd(value)
-    if goal.metric == "gpus":
-        return f.plural(round(value), "GPU")
-    return f.rate(value) if goal.metric in ("throughput", "goodput") else f.seconds(value)
+    return f.plural(round(value), "GPU") if goal.metric == "gpus" else f.goal_value(goal.metric, value)
 
 
 def render(plan: Plan, trials: Sequence[Trial], which: str, console: Console) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from fwopt.spec.hardware import HardwareSpec
-from fwopt.spec.objective import LatencyMetric, Slo, format_statistic
+from fwopt.spec.objective import GoalMetric, LatencyMetric, Slo, format_statistic
 from fwopt.spec.provenance import CODES, ProvenanceShares
 
 INFINITE = "inf (rejected)"
@@ -93,6 +93,13 @@ def count(value: float) -> str:
 
 def rate(value: float) -> str:
     return f"{significant(value)}/s"
+
+
+def goal_value(metric: GoalMetric, value: float) -> str:
+    """A goal's value in its own unit."""
+    if metric in ("kl", "top1"):
+        return significant(value) if metric == "kl" else percent(value, 1)
+    return {"cost": usd, "gpus": count, "throughput": rate, "goodput": rate}.get(metric, seconds)(value)
 
 
 def factor(value: float) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from fwopt.report import format as f
 from fwopt.report.comparison import result_of
 from fwopt.report.facts import tightest
 from fwopt.spec.candidate import Candidate
-from fwopt.spec.objective import Goal
+from fwopt.spec.objective import QUALITY_METRICS, Goal
 from fwopt.spec.outcome import Evaluation, SloResult, Trial
 from fwopt.spec.plan import Entry, Plan
 
@@ -153,6 +154,9 @@ def _goal_axis(goal: Goal) -> Axis:
         return Axis("$/1M output tokens at this traffic", value, f.usd)
     if goal.metric in ("throughput", "goodput"):
         return Axis(goal.metric, value, f.rate)
+    if goal.metric in QUALITY_METRICS:
+        name = {"kl": "KL, nats/token", "top1": "top-1 unchanged"}[goal.metric]
+        return Axis(name, value, partial(f.goal_value, goal.metric))
     return Axis(
         str(goal).partition(" ")[2].replace(":", " ").replace(goal.metric, goal.metric.upper()), value, f.seconds
     )

@@ -35,17 +35,11 @@ def _cells(plan: Plan, trial: LiveTrial) -> tuple[str, ...]:
         why = trial.outcome.reason if trial.outcome.kind == "rejected" else "not measured"
         return (name, f"did not serve: {f.plain(why)}", *[""] * (len(HEAD) - 2))
     checks = {c.metric: c for c in trial.verification.checks}
-    goals = ", ".join(_goal(g.value, g.goal.metric) for g in trial.outcome.goals)
+    goals = ", ".join(f.NONE if g.value is None else f.goal_value(g.goal.metric, g.value) for g in trial.outcome.goals)
     kept = [r for r in trial.outcome.slos if r.met]
     limits = f"{len(kept)} of {len(trial.outcome.slos)} kept" if trial.outcome.slos else f.NONE
     limits = limits if trial.verification.valid else "run does not count"
     return (name, *(figure(checks.get(metric)) for metric in SHOWN), goals or f.NONE, limits)
-
-
-def _goal(value: float | None, metric: str) -> str:
-    if value is None:
-        return f.NONE
-    return {"cost": f.usd, "gpus": f.count, "throughput": f.rate, "goodput": f.rate}.get(metric, f.seconds)(value)
 
 
 def figure(check: Check | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fwopt.spec.candidate import Candidate
-from fwopt.spec.objective import Objective
+from fwopt.spec.objective import QUALITY_METRICS, Objective
 from fwopt.spec.outcome import Evaluation, Rejected
 
 FAILS = "fails the limits even with more replicas"
@@ -16,7 +16,7 @@ POINTLESS = "meets the limits with fewer replicas"
 class Dominance:
     """Among candidates alike but for `replicas` (and the router that spreads over them).
 
-    A count that misses a limit rules out every smaller one. When only cost or GPUs are minimised under
+    A count that misses a limit rules out every smaller one. When only cost, GPUs or quality count under
     limits, a count that keeps them rules out every larger one. Assumes that adding a replica never makes a
     limit harder to keep; `fwopt tune` states so in the plan. Fed between batches only, so that what is
     skipped does not depend on how many workers there are.
@@ -45,7 +45,7 @@ class Dominance:
         return None
 
     def _only_counts_gpus(self) -> bool:
-        return all(goal.metric in ("cost", "gpus") for goal in self.objective.goals)
+        return all(goal.metric in ("cost", "gpus", *QUALITY_METRICS) for goal in self.objective.goals)
 
 
 def _key(candidate: Candidate) -> str:

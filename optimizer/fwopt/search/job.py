@@ -20,7 +20,7 @@ from fwopt.search.derive import derive_space
 from fwopt.search.evaluators import Screen
 from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
 from fwopt.search.notes import shortfall
-from fwopt.search.quality import QualityScreen, find_measured
+from fwopt.search.quality import find_measured
 from fwopt.search.roofline import RooflineScreen
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.scoring import require_price
@@ -52,13 +52,13 @@ class Job:
 
     @property
     def screens(self) -> tuple[Screen, ...]:
-        """Cheapest first. Where the engine's own steps were measured, the roofline has nothing to add."""
-        model, objective = self.inputs.model, self.inputs.objective
-        quality = QualityScreen(model, objective.max_quality_drop, self.inputs.quality)
+        """Cheapest first; that of quality comes with the search. Where the engine's own steps were measured, the
+        roofline has nothing to add."""
         if isinstance(uncalibrated(self.evaluator.cost_model), StepProfile):
-            return self.evaluator, quality
-        bound = RooflineScreen(model, self.inputs.hardware.device, self.traffic.workload, objective)
-        return self.evaluator, bound, quality
+            return (self.evaluator,)
+        inputs = self.inputs
+        bound = RooflineScreen(inputs.model, inputs.hardware.device, self.traffic.workload, inputs.objective)
+        return self.evaluator, bound
 
 
 def resolve_model(settings: Settings, traffic: Traffic) -> tuple[ModelSpec, str | None]:

@@ -58,9 +58,12 @@ class Ladder:
     stop: Callable[[], StopReason | None] = lambda: None
     """Asked before each evaluation; a reason means that nothing new is started."""
     on_trial: Callable[[Trial], None] = lambda trial: None
+    grade: Callable[[Candidate, Evaluation | Rejected], Evaluation | Rejected] = lambda candidate, outcome: outcome
+    """Adds to an outcome what the evaluator does not know."""
     seen: list[Trial] = field(default_factory=list, init=False)
     """Distinct trials that this search asked for, in that order, those recalled from the log included."""
     _seen_keys: set[Key] = field(default_factory=set, init=False)
+    _told: set[Key] = field(default_factory=set, init=False)
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     @property
@@ -129,7 +132,7 @@ class Ladder:
             assert known is not None
             trial = known
         else:
-            outcome = future.result()
+            outcome = self.grade(ask.candidate, future.result())
             number = len(self.log.trials)
             trial = Trial(
                 number=number, candidate=ask.candidate, role=ask.role, rate_scale=ask.rate_scale, outcome=outcome
@@ -138,8 +141,16 @@ class Ladder:
         if ask.key not in self._seen_keys:
             self._seen_keys.add(ask.key)
             self.seen.append(trial)
-            self.on_trial(trial)
+            if ask.key not in self._told:
+                self._told.add(ask.key)
+                self.on_trial(trial)
         return trial
+
+    def restart(self) -> None:
+        """For another walk of the search: nothing was asked for yet, the log recalls what is known."""
+        self.seen.clear()
+        self._seen_keys.clear()
+        self.dominance = Dominance(self.dominance.objective)
 
     def close(self) -> None:
         if self._pool is not None:

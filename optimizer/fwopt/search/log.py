@@ -19,7 +19,8 @@ Key = tuple[str, float, bool]
 
 
 class TrialLog:
-    """Trials in order of number; each (candidate, rate) once. `path` None keeps them in memory only."""
+    """Trials in order of number; each (candidate, rate) once. A line with a number that was there before takes that
+    trial's place: its candidate fell since, or a goal got its value. `path` None keeps them in memory only."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -44,6 +45,16 @@ class TrialLog:
 
     def append(self, trial: Trial) -> None:
         """On disk before it counts."""
+        self._write(trial)
+        self._remember(trial)
+
+    def amend(self, trial: Trial) -> None:
+        """In place of the trial of that number."""
+        self._write(trial)
+        self.trials[trial.number] = trial
+        self._known[_key(trial)] = trial
+
+    def _write(self, trial: Trial) -> None:
         if self.path is not None:
             try:
                 if self._file is None:
@@ -55,11 +66,10 @@ class TrialLog:
             except OSError as error:
                 raise RunFolderError(f"{self.path} cannot be written: {error.strerror or error}; what is there stays, "
                                      "`--resume` goes on") from None  # fmt: skip
-        self._remember(trial)
 
     def _remember(self, trial: Trial) -> None:
         self.trials.append(trial)
-        self._known[trial.candidate.id, trial.rate_scale, trial.role == "nearest"] = trial
+        self._known[_key(trial)] = trial
 
     def close(self) -> None:
         if self._file is not None:
@@ -75,20 +85,29 @@ class TrialLog:
         self.close()
 
 
+def _key(trial: Trial) -> Key:
+    return trial.candidate.id, trial.rate_scale, trial.role == "nearest"
+
+
 def read_trials(path: Path) -> tuple[list[Trial], int]:
-    """Trials of a file, and how many of its bytes are whole lines; a torn last line is a trial that never finished."""
+    """Trials of a file, as amended, and how many of its bytes are whole lines; a torn last line is a trial that never
+    finished."""
     try:
         data = path.read_bytes()
     except OSError as error:
         hint = "name the folder that `fwopt tune` wrote"
         raise RunFolderError(f"{path} cannot be read: {error.strerror}; {hint}") from None
     whole = data.rfind(b"\n") + 1
-    trials = []
+    trials: list[Trial] = []
     for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
-            trials.append(Trial.model_validate_json(line))
+            trial = Trial.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
             raise RunFolderError(f"{path}:{number}: not a trial: {where}{first['msg']}") from None
+        if trial.number < len(trials) and trials[trial.number].candidate.id == trial.candidate.id:
+            trials[trial.number] = trial
+        else:
+            trials.append(trial)
     return trials, whole

@@ -51,7 +51,6 @@ def about(
             f"{chosen.candidate.parallelism.gpus} GPUs are more than one machine has: start `run.sh N` where replica N "
             "lives, and put its address into nginx.conf"
         )
-    lines += _quality(inputs, chosen)
     return tuple(line for line in lines if line)
 
 
@@ -103,8 +102,9 @@ def _stopped(found: Found) -> str:
     return ""
 
 
-def _quality(inputs: RunInputs, chosen: Trial | None) -> list[str]:
-    if inputs.objective.max_quality_drop is None and chosen is None:
+def quality(inputs: RunInputs, chosen: Trial | None) -> list[str]:
+    """What the figures rest on where nothing was measured on the way."""
+    if not inputs.objective.max_quality_drop and chosen is None:
         return []
     if inputs.quality is not None:
         known = f"quality is measured on this model for {', '.join(inputs.quality.schemes)} ({inputs.quality.file})"
@@ -117,6 +117,8 @@ def _misses(inputs: RunInputs, found: Found, miss: Trial | None) -> list[str]:
     if miss is None:
         return ["no candidate could be simulated; the reasons are counted under rejected"]
     evaluation = ranking.evaluation_of(miss)
+    if evaluation.feasible and not ranking.rests_on_assumptions(evaluation):
+        return [f"{miss.candidate.label} keeps every limit but that of quality; see --max-quality-drop"]
     if evaluation.feasible:
         return [f"{miss.candidate.label} keeps every limit but rests on assumed operator times; see --allow-unmeasured"]
     open_limits = [r for r in evaluation.slos if not r.met]

@@ -11,13 +11,16 @@ from fwopt import __version__
 from fwopt.search import notes, ranking
 from fwopt.search.capacity import TOLERANCE
 from fwopt.search.command import command
-from fwopt.search.quality import estimate
+from fwopt.search.ledger import Ledger
+from fwopt.search.quality import QualityScreen, estimate
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.schemes import needs_checkpoint
 from fwopt.search.tuner import Found
+from fwopt.search.verdicts import scheme_verdicts, told
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.outcome import Trial
 from fwopt.spec.plan import Entry, Plan, RejectedCount
+from fwopt.spec.quality import MeasuredQuality
 
 RUNNERS_UP = 10
 
@@ -32,18 +35,22 @@ class PlanBuilder:
     found: Found
     notes: tuple[str, ...] = ()
     """What the composition knows: skipped lines, default objective, profile of another version."""
+    ledger: Ledger | None = None
+    """Quality measured during the search."""
 
     def build(self) -> Plan:
         at_load = [t for t in self.found.trials if t.rate_scale == 1.0]
         evaluated = [t for t in at_load if t.outcome.kind == "evaluation"]
-        feasible = [t for t in evaluated if ranking.evaluation_of(t).feasible]
+        feasible = [t for t in evaluated if ranking.evaluation_of(t).feasible and self._quality_holds(t)]
         sound = [t for t in feasible if not ranking.rests_on_assumptions(ranking.evaluation_of(t))]
         eligible = feasible if self.inputs.allow_unmeasured else sound
         chosen = self.choose(eligible)
         front = ranking.pareto_front(eligible)
         unmeasured = [] if self.inputs.allow_unmeasured else self._unmeasured(feasible, sound, chosen)
-        miss = None if chosen else ranking.nearest_miss([t for t in evaluated if t not in feasible] or evaluated)
+        short = [t for t in evaluated if not ranking.evaluation_of(t).feasible]
+        miss = None if chosen else ranking.nearest_miss(short or evaluated)
         baseline = self.found.baseline
+        verdicts = scheme_verdicts(self.ledger, self.found, eligible, chosen) if self.ledger else ()
         return Plan(
             fwopt_version=__version__,
             workload=self.workload,
@@ -67,8 +74,24 @@ class PlanBuilder:
             nearest_miss=self._entry(miss),
             rejected=rejected_counts(at_load),
             evaluated=len(evaluated),
-            notes=(*self.notes, *notes.about(self.inputs, self.found, chosen, miss, len(unmeasured))),
+            schemes=verdicts,
+            notes=(
+                *self.notes,
+                *notes.about(self.inputs, self.found, chosen, miss, len(unmeasured)),
+                *(told(verdicts, self.ledger) if self.ledger else notes.quality(self.inputs, chosen)),
+            ),
         )
+
+    @property
+    def _measured(self) -> MeasuredQuality | None:
+        return self.ledger.measured if self.ledger is not None else self.inputs.quality
+
+    def _quality_holds(self, trial: Trial) -> bool:
+        """A baseline is simulated whatever it gives up; what a search was stopped before measuring is only assumed."""
+        if self.ledger is not None and self.ledger.check(trial.candidate) is not None:
+            return False
+        screen = QualityScreen(self.inputs.model, self.inputs.objective.max_quality_drop, self._measured)
+        return screen.check(trial.candidate) is None
 
     def choose(self, eligible: Sequence[Trial]) -> Trial | None:
         """The best goal value; of ties, the one that goes furthest. Several goals: the knee of the front."""
@@ -84,7 +107,7 @@ class PlanBuilder:
 
     def _gentleness(self, trial: Trial) -> tuple[float, int, float, int]:
         """Least quality lost, then fewest departures from the baseline's own settings, then distance from limits."""
-        loss = estimate(trial.candidate, self.inputs.model, self.inputs.quality).kl
+        loss = estimate(trial.candidate, self.inputs.model, self._measured).kl
         return loss, self._departures(trial), ranking.order(trial)[1], trial.number
 
     def _departures(self, trial: Trial) -> int:
@@ -133,7 +156,7 @@ class PlanBuilder:
             candidate=trial.candidate,
             evaluation=ranking.evaluation_of(trial),
             capacity=self.found.capacities.get(trial.candidate.id),
-            quality=estimate(trial.candidate, self.inputs.model, self.inputs.quality),
+            quality=estimate(trial.candidate, self.inputs.model, self._measured),
             needs_checkpoint=self._needs(trial),
         )
 

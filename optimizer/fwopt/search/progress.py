@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fwopt.search import notes, ranking
 from fwopt.search.tuner import Phase
-from fwopt.spec.objective import Goal
+from fwopt.spec.objective import QUALITY_METRICS, Goal
 from fwopt.spec.outcome import Trial
 
 UNITS = {"cost": ("$", "/1M output tokens"), "gpus": ("", " GPUs"), "throughput": ("", " requests/s")}
@@ -58,5 +58,7 @@ def goal_text(goal: Goal, value: float | None) -> str:
         return "unknown"
     if goal.statistic is not None:
         return f"{goal.metric} {notes.seconds(value)}"
+    if goal.metric in QUALITY_METRICS:
+        return f"{goal.metric} {value:.4g}"
     before, after = UNITS.get(goal.metric, ("", " requests/s"))
     return f"{before}{value:.3f}{after}" if goal.metric == "cost" else f"{before}{value:.4g}{after}"

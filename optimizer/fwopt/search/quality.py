@@ -13,8 +13,8 @@ from fwopt.search.schemes import scheme_name
 from fwopt.spec.base import Frozen
 from fwopt.spec.candidate import W4A16, Candidate
 from fwopt.spec.model import ModelSpec
-from fwopt.spec.objective import QualityLimit
-from fwopt.spec.outcome import Rejected
+from fwopt.spec.objective import QUALITY_METRICS, QualityLimit
+from fwopt.spec.outcome import Evaluation, Rejected
 from fwopt.spec.plan import QualityEstimate
 from fwopt.spec.quality import MeasuredQuality, SchemeCost, read_results
 from fwopt.targets.quantization import native_quantization
@@ -57,16 +57,16 @@ def find_measured(model: ModelSpec, home: Path) -> MeasuredQuality | None:
     for file in sorted(home.glob("*/results.json")):
         results = read_results(file)
         if results.config_digest == model.config_digest and Path(model.name).name == Path(results.model).name:
-            tokens = max((arm.overall.tokens for arm in results.arms), default=0)
-            found.append((results.date, tokens, str(file), results))
-    if not found:
-        return None
-    _, tokens, name, results = max(found, key=lambda item: item[:3])
-    return MeasuredQuality(file=name, key=results.key, text=results.text, tokens=tokens, schemes=results.scheme_costs())
+            found.append((results.date, MeasuredQuality.of(results, file)))
+    return max(found, key=lambda item: (item[0], item[1].tokens, item[1].file))[1] if found else None
 
 
-def _measured_name(candidate: Candidate, model: ModelSpec) -> list[str]:
-    """Names under which `fwopt quality` knows what a candidate gives up; none where it gives up nothing."""
+def measured_name(candidate: Candidate, model: ModelSpec) -> str:
+    """The name under which `fwopt quality` knows what a candidate gives up, as `fp8+kv-fp8`; empty: nothing."""
+    return "+".join(_parts(candidate, model))
+
+
+def _parts(candidate: Candidate, model: ModelSpec) -> list[str]:
     quantization = candidate.quantization
     names = []
     if scheme_name(quantization) != scheme_name(native_quantization(model)):
@@ -81,7 +81,7 @@ def measured_cost(candidate: Candidate, model: ModelSpec, measured: MeasuredQual
     """None where a part of it was not measured. Parts that were measured apart are added up."""
     if measured is None or model.checkpoint_quantization is not None:
         return None
-    names = _measured_name(candidate, model)
+    names = _parts(candidate, model)
     whole = measured.schemes.get("+".join(names))
     if whole is not None or not names:
         return whole
@@ -102,6 +102,8 @@ def estimate(candidate: Candidate, model: ModelSpec, measured: MeasuredQuality |
     cost = measured_cost(candidate, model, measured)
     if cost is not None and measured is not None:
         source = f"fwopt quality on {measured.tokens:,} tokens of {', '.join(measured.text)}: {measured.file}"
+        if measured_name(candidate, model) not in measured.schemes:
+            source += f"; {' and '.join(_parts(candidate, model))} measured apart and added up"
         return QualityEstimate(kl=cost.kl, top1=cost.top1, known="measured", source=source)
     book = literature()
     parts = []
@@ -119,34 +121,45 @@ def estimate(candidate: Candidate, model: ModelSpec, measured: MeasuredQuality |
     )
 
 
+def graded(evaluation: Evaluation, found: QualityEstimate) -> Evaluation:
+    """With the values of goals that are quality's own."""
+    if not any(result.goal.metric in QUALITY_METRICS for result in evaluation.goals):
+        return evaluation
+    goals = tuple(
+        r.model_copy(update={"value": getattr(found, r.goal.metric)}) if r.goal.metric in QUALITY_METRICS else r
+        for r in evaluation.goals
+    )
+    return evaluation.model_copy(update={"goals": goals})
+
+
 @dataclass(frozen=True, slots=True)
 class QualityScreen:
     """Rejects what would lose more quality than allowed."""
 
     model: ModelSpec
-    limit: QualityLimit | None
+    limits: tuple[QualityLimit, ...]
     measured: MeasuredQuality | None = None
 
     def check(self, candidate: Candidate) -> Rejected | None:
-        if self.limit is None:
-            return None
-        need, have, known = self.limit.limit, *self._worst(candidate)
-        if have < need if self.limit.metric == "kl" else have > need:
+        return next((fell for limit in self.limits if (fell := self._check(candidate, limit)) is not None), None)
+
+    def _check(self, candidate: Candidate, limit: QualityLimit) -> Rejected | None:
+        need, have, known = limit.limit, *self._worst(candidate, limit)
+        if have < need if limit.metric == "kl" else have > need:
             return None
         return Rejected(
             candidate_id=candidate.id,
             rung="quality",
-            reason=f"quality outside {self.limit} ({known})",
+            reason=f"quality outside {limit} ({known})",
             need=need,
             have=have,
-            unit="nats per token" if self.limit.metric == "kl" else "share of tokens",
+            unit="nats per token" if limit.metric == "kl" else "share of tokens",
         )
 
-    def _worst(self, candidate: Candidate) -> tuple[float, str]:
+    def _worst(self, candidate: Candidate, limit: QualityLimit) -> tuple[float, str]:
         """(the figure held against the limit, how it is known): of what was measured, the bad end of the interval."""
-        assert self.limit is not None
         cost = measured_cost(candidate, self.model, self.measured)
         if cost is None:
-            value: float = getattr(estimate(candidate, self.model), self.limit.metric)
+            value: float = getattr(estimate(candidate, self.model), limit.metric)
             return value, "literature figure, assumed"
-        return cost.kl_high if self.limit.metric == "kl" else cost.top1_low, "measured, end of the 95 % interval"
+        return cost.kl_high if limit.metric == "kl" else cost.top1_low, "measured, end of the 95 % interval"

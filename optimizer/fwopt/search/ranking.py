@@ -12,7 +12,7 @@ from fwopt.spec.plan import Capacity
 ASSUMED_LIMIT = 0.05
 """Largest share of simulated GPU time that may rest on stated efficiency priors in a deployment that is chosen."""
 
-TIES: dict[str, float] = {"cost": 1e-3, "gpus": 1e-9, "throughput": 1e-2, "goodput": 1e-2}
+TIES: dict[str, float] = {"cost": 1e-3, "gpus": 1e-9, "throughput": 1e-2, "goodput": 1e-2, "kl": 1e-2, "top1": 1e-3}
 """Relative difference below which two goal values are a tie; latencies: `LATENCY_TIE`."""
 LATENCY_TIE = 1e-2
 

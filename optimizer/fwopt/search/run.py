@@ -9,13 +9,15 @@ from fwopt.search.dominance import Dominance
 from fwopt.search.evaluators import Evaluator, Screen
 from fwopt.search.job import Job
 from fwopt.search.ladder import Ladder
+from fwopt.search.ledger import Ledger
 from fwopt.search.log import TrialLog
 from fwopt.search.plan_builder import PlanBuilder
+from fwopt.search.quality import QualityScreen, estimate, graded
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.stopping import Stopper
 from fwopt.search.tuner import Found, Phase, Tuner
 from fwopt.spec.candidate import Candidate
-from fwopt.spec.outcome import Trial
+from fwopt.spec.outcome import Evaluation, Rejected, Trial
 from fwopt.spec.plan import Plan
 
 
@@ -36,17 +38,30 @@ def search(
     stopper: Stopper | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     on_phase: Callable[[Phase], None] = lambda phase: None,
+    ledger: Ledger | None = None,
 ) -> Found:
-    """Run the search over injected evaluators, recording into `log`."""
+    """Run the search over injected evaluators, recording into `log`. The last screen, that of quality, is `ledger`'s
+    where quality is measured on the way."""
     stopper = stopper or Stopper()
+    quality: Screen = ledger or QualityScreen(inputs.model, inputs.objective.max_quality_drop, inputs.quality)
+    if ledger is not None:
+        ledger.load()
+        ledger.apply(log)
+
+    def grade(candidate: Candidate, outcome: Evaluation | Rejected) -> Evaluation | Rejected:
+        if outcome.kind == "rejected":
+            return outcome
+        return graded(outcome, estimate(candidate, inputs.model, ledger.measured if ledger else inputs.quality))
+
     ladder = Ladder(
         evaluator=evaluator,
-        screens=screens,
+        screens=(*screens, quality),
         dominance=Dominance(inputs.objective),
         log=log,
         workers=workers,
         stop=stopper,
         on_trial=on_trial,
+        grade=grade,
     )
 
     def entered(phase: Phase) -> None:
@@ -62,6 +77,8 @@ def search(
         seed=inputs.seed,
         budget=inputs.trials,
         window_s=window_s,
+        quality=quality,
+        ledger=ledger,
         allow_unmeasured=inputs.allow_unmeasured,
         on_phase=entered,
     )
@@ -80,6 +97,7 @@ def run_job(
     stopper: Stopper | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     on_phase: Callable[[Phase], None] = lambda phase: None,
+    ledger: Ledger | None = None,
 ) -> Plan:
     found = search(
         job.inputs,
@@ -92,5 +110,6 @@ def run_job(
         stopper=stopper,
         on_trial=on_trial,
         on_phase=on_phase,
+        ledger=ledger,
     )
-    return PlanBuilder(job.inputs, job.traffic.workload.name, job.profile.name, found, job.notes).build()
+    return PlanBuilder(job.inputs, job.traffic.workload.name, job.profile.name, found, job.notes, ledger).build()

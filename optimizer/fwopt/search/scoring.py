@@ -77,7 +77,9 @@ def cost_of(price: Price | None, gpus: int, metrics: Metrics, seconds: float) ->
 
 
 def goal_value(goal: Goal, candidate: Candidate, metrics: Metrics, cost: Cost | None, at: Statistic) -> float | None:
-    """Dollars per 1M output tokens, GPUs, requests/s, or seconds."""
+    """Dollars per 1M output tokens, GPUs, requests/s, or seconds; what quality is comes later (`quality.graded`)."""
+    if goal.metric == "kl" or goal.metric == "top1":
+        return None
     if goal.metric == "cost":
         return cost.usd_per_1m_output_tokens if cost else None
     if goal.metric == "gpus":

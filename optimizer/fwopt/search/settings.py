@@ -40,11 +40,11 @@ class ObjectiveSettings(Frozen):
     slos: Texts = ()
     """For example `ttft:p99<2s`."""
     minimize: Texts = ()
-    """cost, gpus, or a latency such as `ttft:p99`."""
+    """cost, gpus, kl, or a latency such as `ttft:p99`."""
     maximize: Texts = ()
-    """throughput or goodput."""
-    max_quality_drop: str | None = None
-    """`kl<0.01` or `top1>99%`."""
+    """throughput, goodput or top1."""
+    max_quality_drop: Texts = ()
+    """`kl<0.01`, `top1>99%`."""
 
 
 class Settings(Frozen):
@@ -141,8 +141,10 @@ def parse_objective(settings: ObjectiveSettings, hardware: HardwareSpec) -> tupl
             note = f"no objective given: minimize {metric} subject to {limits} (set with --slo, --minimize)"
     if len({str(g) for g in goals}) < len(goals):
         raise InputError(f"a goal is named twice: {', '.join(map(str, goals))}")
-    limit = QualityLimit.parse(settings.max_quality_drop) if settings.max_quality_drop else None
-    return Objective(slos=slos, goals=tuple(goals), max_quality_drop=limit), note
+    drops = tuple(QualityLimit.parse(text) for text in settings.max_quality_drop)
+    if len({drop.metric for drop in drops}) < len(drops):
+        raise InputError(f"--max-quality-drop limits a figure twice: {', '.join(map(str, drops))}; keep the stricter")
+    return Objective(slos=slos, goals=tuple(goals), max_quality_drop=drops), note
 
 
 PLANNED: tuple[EngineName, ...] = ("vllm", "llamacpp", "fwopt")

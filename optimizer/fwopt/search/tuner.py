@@ -9,29 +9,29 @@ from typing import Literal
 
 from fwopt.search import ranking
 from fwopt.search.asked import excess, meets, never_fits, one_replica, with_replicas
-from fwopt.search.capacity import TOLERANCE, Edge, capacity_of, find_edge
+from fwopt.search.edges import Edges
+from fwopt.search.evaluators import Screen
 from fwopt.search.ladder import Ask, Ladder, Role, Stopped, StopReason
+from fwopt.search.ledger import Ledger
 from fwopt.search.sampler import Sampler
 from fwopt.search.schemes import scheme_name
 from fwopt.search.space import SearchSpace, layout_name
 from fwopt.search.steps import fewest, lockstep
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization
 from fwopt.spec.objective import Objective
-from fwopt.spec.outcome import Evaluation, Rejected, Trial
+from fwopt.spec.outcome import Trial
 from fwopt.spec.plan import Capacity
 
 BATCH = 8
 """Candidates asked of the sampler at a time: part of the result, so it does not depend on the workers."""
 FINALISTS = 6
 """Tied candidates whose capacity decides."""
-CHALLENGERS = 48
-"""Other ties tried at the best finalist's edge."""
 NEAREST = 8
 """Candidates beyond the roofline that are simulated when nothing fits."""
 STALE_BATCHES = 5
 """Exploration ends after this many batches in a row that brought nothing new."""
 
-Phase = Literal["baseline", "anchors", "enumeration", "exploration", "capacity"]
+Phase = Literal["baseline", "anchors", "enumeration", "exploration", "quality", "capacity"]
 
 
 @dataclass(slots=True)
@@ -64,6 +64,10 @@ class Tuner:
     """Simulations before the capacity phase."""
     window_s: float
     """First to last arrival; 0 for a burst, which has no capacity."""
+    quality: Screen
+    """What it lets through may be chosen."""
+    ledger: Ledger | None = None
+    """Measures quality on the way; None: what is known must do."""
     allow_unmeasured: bool = False
     on_phase: Callable[[Phase], None] = lambda phase: None
     _found: Found = field(init=False)
@@ -71,7 +75,7 @@ class Tuner:
     def run(self) -> Found:
         self._found = Found([], None, {}, None, enumerated=False)
         try:
-            self._search()
+            self._settled()
         except Stopped as signal:
             self._found.stopped = signal.reason
             self._found.baseline = self._found.baseline or self._baseline_so_far()
@@ -82,6 +86,23 @@ class Tuner:
                 self._found.stopped = self._found.stopped or signal.reason
         self._found.trials = list(self.ladder.log.trials)
         return self._found
+
+    def _settled(self) -> None:
+        """Search until the choice rests on schemes that were measured and passed. Whatever a measurement changes, the
+        search is walked again: a run that is resumed then takes the same way."""
+        while True:
+            self._search()
+            changed = False
+            while self.ledger is not None and not changed:
+                wanted = self.ledger.wanted([t for t in self.ladder.log.trials if self.may_be_chosen(t)])
+                if not wanted:
+                    return
+                self.on_phase("quality")
+                self.ledger.measure(wanted)
+                changed = self.ledger.apply(self.ladder.log)
+            if not changed:
+                return
+            self.ladder.restart()
 
     def _search(self) -> None:
         self.on_phase("baseline")
@@ -246,7 +267,14 @@ class Tuner:
             and outcome.kind == "evaluation"
             and outcome.feasible
             and (self.allow_unmeasured or not ranking.rests_on_assumptions(outcome))
+            and self._quality_holds(trial.candidate)
         )
+
+    def _quality_holds(self, candidate: Candidate) -> bool:
+        """Once the search was stopped nothing more is measured: literature has to do for the rest."""
+        if self.ledger is not None and self._found.stopped is not None:
+            return self.ledger.check(candidate) is None and self.ledger.held(candidate) is None
+        return self.quality.check(candidate) is None
 
     def _capacity_phase(self) -> None:
         """Where the finalists, the baseline and (if nothing holds) the nearest miss meet their limits."""
@@ -264,34 +292,7 @@ class Tuner:
         finalists = [t.candidate for t in picked]
         if self._found.baseline is not None and self._found.baseline.outcome.kind == "evaluation":
             picked.append(self._found.baseline)
-        self._measure_capacity(list({t.candidate.id: t.candidate for t in picked}.values()))
+        edges = Edges(self._run, BATCH, self.window_s, self._found.capacities)
+        edges.measure(list({t.candidate.id: t.candidate for t in picked}.values()))
         if eligible and len(self.objective.goals) == 1:
-            self._challenge(finalists, ranking.distinct(ranking.tied(eligible)))
-
-    def _challenge(self, finalists: Sequence[Candidate], ties: Sequence[Trial]) -> None:
-        """One run for each other tie on as many GPUs, just above the best finalist's edge: whoever holds there goes
-        further, and is measured too."""
-        measured = [c for c in finalists if c.id in self._found.capacities]
-        if not measured:
-            return
-        best = max(measured, key=lambda c: self._found.capacities[c.id].rate_scale / c.parallelism.gpus)
-        rate = self._found.capacities[best.id].rate_scale * (1 + TOLERANCE)
-        others = [
-            t.candidate
-            for t in ties
-            if t.candidate.id not in self._found.capacities and t.candidate.parallelism.gpus == best.parallelism.gpus
-        ]
-        outcomes = self._run([Ask(c, "capacity", rate) for c in others[:CHALLENGERS]])
-        further = [c for c, t in zip(others, outcomes, strict=False) if meets(t.outcome)]
-        self._measure_capacity(further, start=rate)
-
-    def _measure_capacity(self, candidates: Sequence[Candidate], start: float = 1.0) -> None:
-        def answer(batch: list[tuple[int, float]]) -> list[Evaluation | Rejected]:
-            asks = [Ask(candidates[i], "capacity", rate) for i, rate in batch]
-            return [t.outcome for t in self._run(asks, batch=len(asks))]
-
-        edges: list[Edge] = lockstep([find_edge(start) for _ in candidates], answer)
-        for candidate, edge in zip(candidates, edges, strict=True):
-            capacity = capacity_of(edge, self.window_s)
-            if capacity is not None:
-                self._found.capacities[candidate.id] = capacity
+            edges.challenge(finalists, ranking.distinct(ranking.tied(eligible)))

@@ -4,15 +4,17 @@ command line and `fwopt.yaml`; every metric is defined in docs/metrics.md."""
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, PositiveFloat
+from pydantic import BeforeValidator, Field, PositiveFloat
 
 from fwopt.errors import InputError
 from fwopt.spec.base import Frozen
 
 LatencyMetric = Literal["ttft", "tpot", "itl", "e2e", "queue"]
-GoalMetric = Literal["cost", "gpus", "throughput", "goodput", "ttft", "tpot", "itl", "e2e"]
+GoalMetric = Literal["cost", "gpus", "throughput", "goodput", "ttft", "tpot", "itl", "e2e", "kl", "top1"]
+QUALITY_METRICS = ("kl", "top1")
+_MAXIMIZED = ("throughput", "goodput", "top1")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _SLO = re.compile(r"^\s*([a-z0-9]+)\s*(?::\s*(p\d+(?:\.\d+)?|mean))?\s*(<=?|>=?)\s*([0-9.eE+-]+)\s*(us|ms|s)?\s*$")
 _STATISTIC = re.compile(r"^(p\d+(?:\.\d+)?|mean)$")
@@ -77,7 +79,7 @@ class Goal(Frozen):
         metric, _, statistic = text.strip().partition(":")
         if metric not in get_args(GoalMetric):
             raise InputError(f"--{direction} '{text}': must be one of {', '.join(get_args(GoalMetric))}")
-        natural = "maximize" if metric in ("throughput", "goodput") else "minimize"
+        natural = "maximize" if metric in _MAXIMIZED else "minimize"
         if direction != natural:
             raise InputError(f"--{direction} '{text}': {metric} can only be {natural}d; use --{natural} {metric}")
         latency = metric in get_args(LatencyMetric)
@@ -116,17 +118,23 @@ class QualityLimit(Frozen):
         return f"kl<{self.limit:g}" if self.metric == "kl" else f"top1>{self.limit * 100:g}%"
 
 
+def _several(value: Any) -> Any:
+    """One limit, or none, as plans said it before there could be several."""
+    return () if value is None else (value,) if isinstance(value, QualityLimit | dict) else value
+
+
 class Objective(Frozen):
     """Limits first, then goals; several goals make a Pareto front."""
 
     slos: tuple[Slo, ...] = ()
     goals: tuple[Goal, ...] = (Goal(direction="minimize", metric="cost"),)
-    max_quality_drop: QualityLimit | None = None
+    max_quality_drop: Annotated[tuple[QualityLimit, ...], BeforeValidator(_several)] = ()
+    """All of them are kept."""
 
     def __str__(self) -> str:
         parts = [str(g) for g in self.goals]
         if self.slos:
             parts.append("subject to " + ", ".join(str(s) for s in self.slos))
         if self.max_quality_drop:
-            parts.append(f"quality {self.max_quality_drop}")
+            parts.append("quality " + ", ".join(str(limit) for limit in self.max_quality_drop))
         return "; ".join(parts)

@@ -12,6 +12,7 @@ from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.outcome import Evaluation, Outcome
 from fwopt.spec.provenance import Interval
+from fwopt.spec.quality import SchemeVerdict
 from fwopt.spec.verification import Verification
 
 
@@ -110,6 +111,8 @@ class Plan(Frozen):
     nearest_miss: Entry | None
     rejected: tuple[RejectedCount, ...]
     evaluated: int
+    schemes: tuple[SchemeVerdict, ...] = ()
+    """Where quality was measured during the search: of which schemes, and why of no others."""
     live: tuple[LiveTrial, ...] = ()
     """Candidates measured on a real server, in the order of the simulation's preference, the baseline last."""
     chosen_by: Literal["simulation", "measurement"] = "simulation"

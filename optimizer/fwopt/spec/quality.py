@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import ValidationError
 
@@ -136,6 +136,35 @@ class MeasuredQuality(Frozen):
     text: tuple[str, ...]
     tokens: int
     schemes: dict[str, SchemeCost]
+
+    @classmethod
+    def of(cls, results: QualityResults, file: Path) -> Self:
+        tokens = max((arm.overall.tokens for arm in results.arms), default=0)
+        schemes = results.scheme_costs()
+        return cls(file=str(file), key=results.key, text=results.text, tokens=tokens, schemes=schemes)
+
+
+class SchemeVerdict(Frozen):
+    """What a search learnt of one scheme's quality, or why it needed not."""
+
+    name: str
+    status: Literal["measured", "failed", "not needed", "not measured"]
+    """`failed`: measuring it did not work, so nothing with it may be chosen; `not measured`: the search was stopped
+    before."""
+    cost: SchemeCost | None = None
+    says: str
+    """For a reader: the candidate that made it worth measuring, what went wrong, or what is better."""
+
+
+class RunQuality(Frozen):
+    """`quality.json` of a run: quality measured while it searched."""
+
+    schema_version: int = SCHEMA_VERSION
+    measured: MeasuredQuality | None
+    failed: dict[str, str]
+    """Scheme -> why it could not be measured."""
+    asked_by: dict[str, str]
+    """Scheme -> the candidate that led when it was measured."""
 
 
 QualityResults.model_rebuild()
