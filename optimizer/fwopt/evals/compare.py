@@ -7,10 +7,9 @@ from pathlib import Path
 
 from fwopt import __version__
 from fwopt.errors import InputError
-from fwopt.evals.files import AGAINST, ANSWERS, Answers, read_comparison
+from fwopt.evals.files import AGAINST, ANSWERS, Answers
 from fwopt.evals.statistics import paired
-from fwopt.spec.evals import EvalComparison, EvalFigure, Graded, MeasuredEvals, Paired
-from fwopt.spec.model import ModelSpec
+from fwopt.spec.evals import EvalComparison, Graded, Paired
 
 
 def compare(reference: Answers, this: Answers, *, margin: float) -> EvalComparison:
@@ -61,24 +60,6 @@ def check_same(reference: Answers, this: Answers) -> None:
         asked = getattr(before.settings, name)
         if asked != getattr(after.settings, name):
             raise InputError(f"{reference.path}: was asked with --{name} {asked}; ask both alike")
-
-
-def find_evals(model: ModelSpec, home: Path) -> MeasuredEvals | None:
-    """The newest comparison of each scheme on each set, among those that name this model."""
-    found: dict[str, dict[str, tuple[str, EvalFigure]]] = {}
-    for file in sorted(home.glob(f"*/*{AGAINST}")):
-        comparison = read_comparison(file)
-        this = comparison.this
-        if this.scheme is None or this.config_digest != model.config_digest:
-            continue
-        difference = comparison.overall.difference
-        figure = EvalFigure(value=difference.value, low=difference.low, items=comparison.overall.items, file=str(file))
-        schemes = found.setdefault(comparison.set, {})
-        if this.scheme not in schemes or this.started_at >= schemes[this.scheme][0]:
-            schemes[this.scheme] = this.started_at, figure
-    if not found:
-        return None
-    return MeasuredEvals(sets={name: {s: figure for s, (_, figure) in of.items()} for name, of in found.items()})
 
 
 def comparison_path(this: Answers) -> Path:

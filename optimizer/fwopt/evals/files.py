@@ -132,12 +132,3 @@ def unfinished(folder: Path, header: EvalsHeader) -> Answers | None:
 def write_comparison(comparison: EvalComparison, path: Path) -> None:
     with written_whole(path) as beside:
         beside.write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def read_comparison(path: Path) -> EvalComparison:
-    try:
-        return EvalComparison.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"{path}: is no comparison of `fwopt evals`; remove it and compare again") from None

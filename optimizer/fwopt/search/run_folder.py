@@ -17,6 +17,7 @@ from fwopt.search.space import SearchSpace, SpaceOverrides
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
+from fwopt.spec.evals import MeasuredEvals
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
@@ -58,6 +59,8 @@ class RunInputs(Frozen):
     """What live replays taught of this machine, given with --calibration."""
     quality: MeasuredQuality | None = None
     """What `fwopt quality` found of this model; None: literature."""
+    evals: MeasuredEvals | None = None
+    """What `fwopt evals` found of this model; None: nothing."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""

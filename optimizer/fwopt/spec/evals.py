@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 
 CONFIDENCE = 0.95
@@ -158,3 +160,12 @@ class MeasuredEvals(Frozen):
     """Eval sets -> schemes -> what `fwopt evals` found of one model."""
 
     sets: dict[str, dict[str, EvalFigure]]
+
+
+def read_comparison(path: Path) -> EvalComparison:
+    try:
+        return EvalComparison.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"{path}: is no comparison of `fwopt evals`; remove it and compare again") from None
