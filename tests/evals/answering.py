@@ -40,12 +40,16 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append(body)
         if body.get("stream"):
             return self.stream(body)
-        asked = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+        prompt = body.get("prompt")
+        asked = (
+            body["messages"][-1]["content"] if "messages" in body else prompt[0] if isinstance(prompt, list) else prompt
+        )
         reply = self.server.reply(asked, body)
         if isinstance(reply, tuple):
             return self.send(reply[0], {"error": {"message": reply[1]}})
         message = reply if isinstance(reply, dict) else {"role": "assistant", "content": reply}
-        choice = {"message": message} if "messages" in body else {"text": message["content"]}
+        choice: dict[str, Any] = {"index": 0}
+        choice |= {"message": message} if "messages" in body else {"text": message["content"]}
         usage = {"prompt_tokens": 5, "completion_tokens": 3}
         return self.send(200, {"choices": [choice | {"finish_reason": "stop"}], "usage": usage})
 

@@ -17,7 +17,9 @@ def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> An
 
 
 def evals(
-    sets: Annotated[list[Path], typer.Argument(metavar="EVALS...", help="JSON lines; see docs/evals.md.")],
+    sets: Annotated[
+        list[Path], typer.Argument(metavar="EVALS...", help="JSON lines (docs/evals.md), or lm-eval:TASK.")
+    ],
     url: Annotated[str, _option(_SERVER, "URL", "The server, without /v1: http://127.0.0.1:8000.")],
     model: Annotated[str | None, _option(_SERVER, "NAME", "Name in requests. [default: its only one]")] = None,
     api: Annotated[str, _option(_SERVER, "API", "chat or completions.")] = "chat",
@@ -44,6 +46,9 @@ def evals(
         int, _option(_RUN, "N", "Requests in flight; 1 keeps answers reproducible.", min=1, max=1024)
     ] = 1,
     timeout: Annotated[float, _option(_RUN, "SECONDS", "For one answer.", min=0.1)] = 600.0,
+    lm_eval_tasks: Annotated[
+        Path | None, _option(_RUN, "FOLDER", "Tasks of your own for lm-eval:TASK, as YAML.")
+    ] = None,
     out: Annotated[Path | None, _option(_RUN, "FOLDER", "Folder of answers. [default: the user's own]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.", rich_help_panel=_RUN)] = False,
     json: o.Json = False,
@@ -66,7 +71,17 @@ def evals(
         )
     elif against is not None:
         known = Path(against)
-    asked = prepare(sets, settings, (server, reference), known=known, margin=margin, scheme=scheme, of=of, out=out)
+    asked = prepare(
+        sets,
+        settings,
+        (server, reference),
+        known=known,
+        lm_eval_tasks=lm_eval_tasks,
+        margin=margin,
+        scheme=scheme,
+        of=of,
+        out=out,
+    )
     with counting() as tell:
         found = compared(asked, tell, resume=resume)
     typer.echo(to_json(found) if json else render(found))

@@ -13,9 +13,11 @@ from pydantic import ValidationError
 
 from fwopt.cli.counting import Tell
 from fwopt.errors import InputError, UnknownNameError
+from fwopt.evals import harness
 from fwopt.evals.compare import compare, comparison_path
 from fwopt.evals.extra import require
 from fwopt.evals.files import Answers, read_answers, write_comparison
+from fwopt.evals.harness import PREFIX, HarnessAsk
 from fwopt.evals.items import EvalSet, read_eval_sets
 from fwopt.evals.requests import check_sendable
 from fwopt.evals.run import Ask, run
@@ -33,8 +35,8 @@ from fwopt.targets import load_model
 class Asked:
     """Everything settled before the first request."""
 
-    asks: tuple[Ask, ...]
-    references: tuple[Ask | Answers | None, ...]
+    asks: tuple[Ask | HarnessAsk, ...]
+    references: tuple[Ask | HarnessAsk | Answers | None, ...]
     """One for each set."""
     margin: float
 
@@ -57,6 +59,7 @@ def prepare(
     servers: tuple[Endpoint, Endpoint | None],
     *,
     known: Path | None,
+    lm_eval_tasks: Path | None,
     margin: str,
     scheme: str | None,
     of: str | None,
@@ -64,17 +67,25 @@ def prepare(
 ) -> Asked:
     """`servers`: the one to grade, and the reference where it is one; `known`: the reference's answers."""
     require("evals", "scipy", "jsonschema")
-    sets, (where, other) = drawn_sets(paths, settings), servers
-    digest = _config_digest(scheme, of)
-    references = _known_answers(known, sets)
-    asks = tuple(
-        Ask(found, where, served(where).version, settings, out or own_evals(), scheme, digest) for found in sets
+    tasks = [str(path).removeprefix(PREFIX) for path in paths if str(path).startswith(PREFIX)]
+    if tasks:
+        require("lm-eval", "lm_eval")
+    if lm_eval_tasks is not None and not lm_eval_tasks.is_dir():
+        raise InputError(f"--lm-eval-tasks {lm_eval_tasks}: no such folder")
+    sets = drawn_sets([path for path in paths if not str(path).startswith(PREFIX)], settings)
+    share, digest = parse_margin(margin), _config_digest(scheme, of)
+    references = _known_answers(known, sets, tasks)
+    where, other = servers
+    version, home = served(where).version, out or own_evals()
+    asks: tuple[Ask | HarnessAsk, ...] = (
+        *(Ask(found, where, version, settings, home, scheme, digest) for found in sets),
+        *(HarnessAsk(task, where, version, settings, home, lm_eval_tasks, scheme, digest) for task in tasks),
     )
     if other is None:
-        return Asked(asks, references, parse_margin(margin))
+        return Asked(asks, references, share)
     version = served(other).version
     plain = tuple(replace(ask, endpoint=other, version=version, scheme=None, config_digest=None) for ask in asks)
-    return Asked(asks, plain, parse_margin(margin))
+    return Asked(asks, plain, share)
 
 
 def eval_settings(**given: Any) -> EvalSettings:
@@ -119,14 +130,14 @@ def _config_digest(scheme: str | None, of: str | None) -> str | None:
     return load_model(of).config_digest
 
 
-def _known_answers(path: Path | None, sets: Sequence[EvalSet]) -> tuple[Answers | None, ...]:
+def _known_answers(path: Path | None, sets: Sequence[EvalSet], tasks: Sequence[str]) -> tuple[Answers | None, ...]:
     """The reference's answers, checked before anything is asked."""
     if path is None:
-        return (None,) * len(sets)
-    if len(sets) > 1:
+        return (None,) * (len(sets) + len(tasks))
+    if len(sets) + len(tasks) > 1:
         raise InputError("--against FILE holds the answers to one set; name one set, or a URL to ask for all of them")
     found = read_answers(path)
-    if found.header.digest != sets[0].digest:
+    if sets and found.header.digest != sets[0].digest:
         raise InputError(
             f"{path}: holds answers to other items ('{found.header.set}', {found.header.digest}) than those of "
             f"'{sets[0].name}' ({sets[0].digest}); name the same file, --limit and --seed"
@@ -138,8 +149,8 @@ def compared(asked: Asked, tell: Tell, *, resume: bool) -> list[Found]:
     """References first: with them missing nothing can be said."""
     found = []
     for ask, reference in zip(asked.asks, asked.references, strict=True):
-        before = run(reference, tell, resume=resume) if isinstance(reference, Ask) else reference
-        this = run(ask, tell, resume=resume)
+        before = reference if reference is None or isinstance(reference, Answers) else _run(reference, tell, resume)
+        this = _run(ask, tell, resume)
         if before is None:
             found.append(Found(this, None, this.path))
             continue
@@ -147,6 +158,12 @@ def compared(asked: Asked, tell: Tell, *, resume: bool) -> list[Found]:
         write_comparison(comparison, path)
         found.append(Found(this, comparison, path))
     return found
+
+
+def _run(ask: Ask | HarnessAsk, tell: Tell, resume: bool) -> Answers:
+    if isinstance(ask, HarnessAsk):
+        return harness.run(ask)
+    return run(ask, tell, resume=resume)
 
 
 def render(found: Sequence[Found]) -> str:

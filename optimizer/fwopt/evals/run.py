@@ -45,18 +45,34 @@ class Ask:
     config_digest: str | None = None
 
     def header(self) -> EvalsHeader:
-        where = self.endpoint
-        return EvalsHeader(
-            fwopt_version=__version__,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            set=self.asked.name,
-            digest=self.asked.digest,
-            items=len(self.asked.items),
-            served=Served(url=where.url, model=where.model, engine=where.engine, version=self.version),
-            settings=self.settings,
-            scheme=self.scheme,
-            config_digest=self.config_digest,
-        )
+        asked = self.asked
+        return new_header(
+            asked.name, asked.digest, len(asked.items), self.endpoint, self.version, self.settings, self.scheme,
+            self.config_digest,
+        )  # fmt: skip
+
+
+def new_header(
+    name: str,
+    digest: str,
+    items: int,
+    where: Endpoint,
+    version: str | None,
+    settings: EvalSettings,
+    scheme: str | None,
+    config_digest: str | None,
+) -> EvalsHeader:
+    return EvalsHeader(
+        fwopt_version=__version__,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        set=name,
+        digest=digest,
+        items=items,
+        served=Served(url=where.url, model=where.model, engine=where.engine, version=version),
+        settings=settings,
+        scheme=scheme,
+        config_digest=config_digest,
+    )
 
 
 def run(ask: Ask, progress: Progress, *, resume: bool) -> Answers:
@@ -65,7 +81,7 @@ def run(ask: Ask, progress: Progress, *, resume: bool) -> Answers:
     header, folder = ask.header(), ask.folder / ask.asked.name
     found = unfinished(folder, header) if resume else None
     kept = [answer for answer in found.graded.values() if answer.error is None] if found else []
-    path = found.path.with_name(found.path.name.removesuffix(".partial")) if found else _new_path(folder, header)
+    path = found.path.with_name(found.path.name.removesuffix(".partial")) if found else new_path(folder, header)
     writer = AnswersWriter(path, found.header if found else header, kept)
     what = f"asking {ask.endpoint.url} set {ask.asked.name}"
     progress(what, len(kept), header.items)
@@ -90,7 +106,7 @@ def _progress(writer: AnswersWriter) -> str:
     return f"{len(writer.graded)} of {writer.header.items} answers ({writer.partial})"
 
 
-def _new_path(folder: Path, header: EvalsHeader) -> Path:
+def new_path(folder: Path, header: EvalsHeader) -> Path:
     stamp = re.sub(r"[^0-9T]", "", header.started_at.partition("+")[0])
     label = re.sub(r"[^\w.+-]+", "-", header.scheme or Path(header.served.model).name)
     path, again = folder / f"{stamp}-{label}{ANSWERS}", 1
