@@ -37,6 +37,11 @@ def own_speculation() -> Path:
     return _own() / "speculation"
 
 
+def own_evals() -> Path:
+    """Where `fwopt evals` keeps answers and comparisons."""
+    return _own() / "evals"
+
+
 def _own() -> Path:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return home / "fwopt"

@@ -83,7 +83,10 @@ Maximize = Annotated[
 QualityDrop = Annotated[
     list[str] | None,
     typer.Option(
-        "--max-quality-drop", metavar="LIMIT", help="'kl<0.01', 'top1>99%', repeatable.", rich_help_panel=_WANT
+        "--max-quality-drop",
+        metavar="LIMIT",
+        help="'kl<0.01', 'top1>99%', 'evals:SET>=-0.5pp', repeatable.",
+        rich_help_panel=_WANT,
     ),
 ]
 Replicas = Annotated[

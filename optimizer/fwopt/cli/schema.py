@@ -31,6 +31,12 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "run-quality": ("fwopt.spec.quality:RunQuality", "quality.json: measured during a search"),
     "speculation": ("fwopt.spec.speculation:SpeculationResults", "results.json of `fwopt speculation`"),
     "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
+    "eval-item": ("fwopt.evals.items:EvalItem", "one line of an eval set"),
+    "evals-header": ("fwopt.spec.evals:EvalsHeader", "first line of a file of answers"),
+    "evals-answer": ("fwopt.spec.evals:Graded", "its line of an item"),
+    "ab": ("fwopt.spec.ab:AbResult", "ab.json of `fwopt ab`"),
+    "ab-answer": ("fwopt.spec.ab:AbAnswer", "a line of its answers.jsonl.gz"),
+    "evals-comparison": ("fwopt.spec.evals:EvalComparison", "two servers' answers, item by item"),
 }
 
 

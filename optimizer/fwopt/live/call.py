@@ -1,4 +1,4 @@
-"""One plain HTTP request beside the replay: health, model list, cache reset."""
+"""One plain HTTP request beside the replay: health, model list, cache reset, an answer as a whole."""
 
 from __future__ import annotations
 
@@ -34,17 +34,20 @@ class _Whole:
         self.done.set_exception(ConnectionError(reason))
 
 
-async def call(endpoint: Endpoint, method: str, path: str, timeout_s: float = 10.0) -> tuple[int, bytes]:
-    """(HTTP status, body); raises OSError when there is no answer."""
+async def call(
+    endpoint: Endpoint, method: str, path: str, timeout_s: float = 10.0, *, body: bytes = b""
+) -> tuple[int, bytes]:
+    """(HTTP status, body); raises OSError when there is no answer. `body`: JSON to send."""
     pool = Pool(endpoint.url, fresh=True, timeout_s=timeout_s)
     receiver = _Whole()
     key = f"Authorization: Bearer {endpoint.api_key}\r\n" if endpoint.api_key else ""
     where = urlsplit(endpoint.url).path.rstrip("/") + path
-    message = f"{method} {where} HTTP/1.1\r\nHost: {pool.netloc}\r\nConnection: close\r\n{key}Content-Length: 0\r\n\r\n"
+    kind = "Content-Type: application/json\r\n" if body else ""
+    head = f"{method} {where} HTTP/1.1\r\nHost: {pool.netloc}\r\nConnection: close\r\n{key}{kind}"
     started = perf_counter()
     try:
         connection = await pool.open()
-        connection.send(message.encode(), receiver)
+        connection.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, receiver)
         await asyncio.wait_for(receiver.done, max(timeout_s - (perf_counter() - started), 0.1))
     finally:
         pool.close()

@@ -120,7 +120,7 @@ def _quality(plan: Plan, chosen: Entry) -> str | None:
         return None
     known = "assumed, from literature" if here.known == "assumed" else "measured"
     text = f"top-1 {f.percent(here.top1, 1)} and KL {here.kl:.2g} against bf16 ({known})"
-    limit = ", ".join(str(limit) for limit in plan.objective.max_quality_drop)
+    limit = ", ".join(str(limit) for limit in plan.objective.quality_limits)
     return f"{text}; {f'within {limit}' if limit else '--max-quality-drop would limit it'}"
 
 

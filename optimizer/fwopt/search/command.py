@@ -49,6 +49,6 @@ def _objective(inputs: RunInputs) -> list[str]:
     for goal in objective.goals:
         direction, _, what = str(goal).partition(" ")
         words += [f"--{direction}", what]
-    for limit in objective.max_quality_drop:
+    for limit in objective.quality_limits:
         words += ["--max-quality-drop", str(limit)]
     return words + ["--allow-unmeasured"] * inputs.allow_unmeasured

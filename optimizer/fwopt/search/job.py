@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fwopt import __version__
 from fwopt.errors import InputError, NothingFitsError, RunFolderError
-from fwopt.paths import own_quality
+from fwopt.paths import own_evals, own_quality
 from fwopt.perf.calibration import load_calibration
 from fwopt.perf.cost import CostModel
 from fwopt.perf.costs import Costs, costs_of
@@ -19,6 +19,7 @@ from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
 from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
+from fwopt.search.evals import EvalsScreen, find_evals
 from fwopt.search.evaluators import Screen
 from fwopt.search.kernels import known_kernels, reference_space, reopened, with_kernels
 from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
@@ -58,11 +59,12 @@ class Job:
     def screens(self) -> tuple[Screen, ...]:
         """Cheapest first; that of quality comes with the search. Where the engine's own steps were measured, the
         roofline has nothing to add."""
-        if isinstance(uncalibrated(self.evaluator.cost_model), StepProfile):
-            return (self.evaluator,)
         inputs = self.inputs
+        evals = EvalsScreen(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
+        if isinstance(uncalibrated(self.evaluator.cost_model), StepProfile):
+            return self.evaluator, evals
         bound = RooflineScreen(inputs.model, inputs.hardware.device, self.traffic.workload, inputs.objective)
-        return self.evaluator, bound
+        return self.evaluator, evals, bound
 
 
 def resolve_model(settings: Settings, traffic: Traffic) -> tuple[ModelSpec, str | None]:
@@ -136,6 +138,7 @@ def prepare(
         quality=find_measured(model, own_quality()) if measuring is None else None,
         measuring=measuring,
         kernels=kernels.kernels if kernels is not None else None,
+        evals=find_evals(model, own_evals()) if objective.max_evals_drop else None,
         pins=_pins(traffic, model, profile, engine, kernels),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
     )

@@ -7,6 +7,7 @@ import math
 from fwopt.search import ranking
 from fwopt.search.capacity import FLOOR, TOLERANCE
 from fwopt.search.derive import GPUS_PER_MACHINE
+from fwopt.search.evals import EvalsScreen
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.tuner import Found
 from fwopt.spec.outcome import Evaluation, Rejected, SloResult, Trial
@@ -52,6 +53,8 @@ def about(
             "lives, and put its address into nginx.conf"
         )
     lines.append(_kernels(inputs, chosen))
+    evals = EvalsScreen(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
+    lines += evals.notes(chosen.candidate if chosen is not None else None)
     return tuple(line for line in lines if line)
 
 

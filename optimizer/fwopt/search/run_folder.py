@@ -17,6 +17,7 @@ from fwopt.search.space import SearchSpace, SpaceOverrides
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
+from fwopt.spec.evals import MeasuredEvals
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.kernels import KernelSet
 from fwopt.spec.model import ModelSpec
@@ -63,6 +64,8 @@ class RunInputs(Frozen):
     """Tuned kernels that candidates may name."""
     measuring: Measuring | None = None
     """Quality is measured during the search; then `quality` is None."""
+    evals: MeasuredEvals | None = None
+    """What `fwopt evals` found of this model; None: nothing."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""

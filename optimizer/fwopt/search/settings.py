@@ -14,7 +14,7 @@ from fwopt.search.space import SpaceOverrides
 from fwopt.spec.base import Frozen
 from fwopt.spec.engine import EngineName, EngineSpec
 from fwopt.spec.hardware import DeviceSpec, HardwareSpec
-from fwopt.spec.objective import Goal, Objective, QualityLimit, Slo
+from fwopt.spec.objective import EvalsLimit, Goal, Objective, QualityLimit, Slo
 from fwopt.spec.quality import QualitySettings
 
 FILE = "fwopt.yaml"
@@ -45,7 +45,7 @@ class ObjectiveSettings(Frozen):
     maximize: Texts = ()
     """throughput, goodput or top1."""
     max_quality_drop: Texts = ()
-    """`kl<0.01`, `top1>99%`."""
+    """`kl<0.01`, `top1>99%`, `evals:tools>=-0.5pp`."""
 
 
 class MeasureQuality(Frozen):
@@ -161,10 +161,14 @@ def parse_objective(settings: ObjectiveSettings, hardware: HardwareSpec) -> tupl
             note = f"no objective given: minimize {metric} subject to {limits} (set with --slo, --minimize)"
     if len({str(g) for g in goals}) < len(goals):
         raise InputError(f"a goal is named twice: {', '.join(map(str, goals))}")
-    drops = tuple(QualityLimit.parse(text) for text in settings.max_quality_drop)
-    if len({drop.metric for drop in drops}) < len(drops):
-        raise InputError(f"--max-quality-drop limits a figure twice: {', '.join(map(str, drops))}; keep the stricter")
-    return Objective(slos=slos, goals=tuple(goals), max_quality_drop=drops), note
+    by_evals = [text.strip().startswith("evals:") for text in settings.max_quality_drop]
+    texts = list(zip(settings.max_quality_drop, by_evals, strict=True))
+    drops = tuple(QualityLimit.parse(text) for text, evals in texts if not evals)
+    evals_drops = tuple(EvalsLimit.parse(text) for text, evals in texts if evals)
+    if len({drop.metric for drop in drops} | {f"evals:{drop.set}" for drop in evals_drops}) < len(texts):
+        said = ", ".join(settings.max_quality_drop)
+        raise InputError(f"--max-quality-drop limits a figure twice: {said}; keep the stricter")
+    return Objective(slos=slos, goals=tuple(goals), max_quality_drop=drops, max_evals_drop=evals_drops), note
 
 
 PLANNED: tuple[EngineName, ...] = ("vllm", "llamacpp", "fwopt")

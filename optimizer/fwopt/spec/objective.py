@@ -118,6 +118,29 @@ class QualityLimit(Frozen):
         return f"kl<{self.limit:g}" if self.metric == "kl" else f"top1>{self.limit * 100:g}%"
 
 
+class EvalsLimit(Frozen):
+    """How much the mean score on an eval set may drop against the unquantized model, as `evals:tools>=-0.5pp`."""
+
+    set: str
+    """Name of the set: its file's, without ending."""
+    drop: Annotated[float, Field(ge=0, lt=1)]
+    """As a share: 0.005 is half a percentage point."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        found = re.match(r"^\s*evals:([\w.+-]+?)\s*>=?\s*-\s*([0-9.]+)\s*pp\s*$", text)
+        try:
+            drop = float(found[2]) / 100 if found else -1.0
+        except ValueError:
+            drop = -1.0
+        if found is None or not 0 <= drop < 1:
+            raise InputError(f"--max-quality-drop '{text}': write 'evals:SET>=-0.5pp', a drop in percentage points")
+        return cls(set=found[1], drop=drop)
+
+    def __str__(self) -> str:
+        return f"evals:{self.set}>=-{round(self.drop * 100, 10):g}pp"
+
+
 def _several(value: Any) -> Any:
     """One limit, or none, as plans said it before there could be several."""
     return () if value is None else (value,) if isinstance(value, QualityLimit | dict) else value
@@ -130,11 +153,17 @@ class Objective(Frozen):
     goals: tuple[Goal, ...] = (Goal(direction="minimize", metric="cost"),)
     max_quality_drop: Annotated[tuple[QualityLimit, ...], BeforeValidator(_several)] = ()
     """All of them are kept."""
+    max_evals_drop: tuple[EvalsLimit, ...] = ()
+    """Kept as well; said with `--max-quality-drop` too."""
+
+    @property
+    def quality_limits(self) -> tuple[QualityLimit | EvalsLimit, ...]:
+        return (*self.max_quality_drop, *self.max_evals_drop)
 
     def __str__(self) -> str:
         parts = [str(g) for g in self.goals]
         if self.slos:
             parts.append("subject to " + ", ".join(str(s) for s in self.slos))
-        if self.max_quality_drop:
-            parts.append("quality " + ", ".join(str(limit) for limit in self.max_quality_drop))
+        if self.quality_limits:
+            parts.append("quality " + ", ".join(str(limit) for limit in self.quality_limits))
         return "; ".join(parts)

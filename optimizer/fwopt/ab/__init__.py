@@ -1,0 +1,1 @@
+"""Two servers held against each other: the same items and the same requests, alternately, in blinded order."""
