@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
     "profile": ("fwopt.cli.profile:profile", "Measure an engine's step times on this machine."),
     "quality": ("fwopt.cli.quality:quality", "Measure what quantization costs a model on a text."),
+    "quantize": ("fwopt.cli.quantize:quantize", "Write a model in a cheaper precision, with what that costs."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
     "serve": ("fwopt.cli.serve:serve", "Run the reference engine behind an OpenAI-compatible API."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),

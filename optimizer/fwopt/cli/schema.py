@@ -28,6 +28,7 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
     "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
+    "quantized": ("fwopt.spec.quantized:QuantizedCheckpoint", "fwopt.json of `fwopt quantize`"),
 }
 
 
