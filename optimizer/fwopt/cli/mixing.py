@@ -32,7 +32,7 @@ def mixed_order(order: Order, model: str, asked: Asked, tell: Tell) -> Order:
     schemes, chooses = choices_of(asked), calibration_request(order.source, asked)
     where = bands(order.source, asked.band)
     _check_fits(where, schemes)
-    times = _times(asked, where, schemes, tell)
+    times = _times(asked, where, schemes, order.home, tell)
     scheme, mixture = Mixer(chooses, where, schemes, times, tell).choose(asked.max_kl)
     measure = None
     if asked.text or asked.workload:
@@ -44,14 +44,21 @@ def mixed_order(order: Order, model: str, asked: Asked, tell: Tell) -> Order:
     return replace(order, scheme=scheme, mixture=mixture, measure=measure)
 
 
-def _times(asked: Asked, where: list[Band], schemes: tuple[Scheme, ...], tell: Tell) -> Times:
-    from fwopt.quantize.times import from_profile, from_vllm, parse_steps
+def _times(asked: Asked, where: list[Band], schemes: tuple[Scheme, ...], home: Path, tell: Tell) -> Times:
+    from fwopt.quantize.times import from_measured, from_profile, measure_vllm, parse_steps
+    from fwopt.spec.base import content_hash
 
-    steps = parse_steps(asked.step)
-    assert asked.times is not None
-    if str(asked.times) == VLLM:
-        return from_vllm(where, schemes, steps, tell)
-    return from_profile(Path(asked.times), where, schemes, steps)
+    steps, given = parse_steps(asked.step), asked.times
+    assert given is not None
+    if given.is_dir():
+        return from_profile(given, where, schemes, steps)
+    if str(given) != VLLM:
+        return from_measured(given, where, schemes, steps)
+    home.mkdir(parents=True, exist_ok=True)
+    wanted = [[band.name for band in where], [s.name for s in schemes], asked.step]
+    kept = home / f"vllm-times-{content_hash(wanted)}.json"
+    measure_vllm(where, schemes, steps, kept, tell)
+    return from_measured(kept, where, schemes, steps)
 
 
 def _check_fits(where: list[Band], schemes: tuple[Scheme, ...]) -> None:

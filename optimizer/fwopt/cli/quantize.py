@@ -69,7 +69,7 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="PROFILE",
-            help="Operators measured on the hardware to serve on (profile folder with gemm times).",
+            help="Operators measured on the hardware to serve on (profile folder); or `vllm`: time vLLM's layers here.",
             rich_help_panel=_MIX,
         ),
     ] = None,

@@ -12,9 +12,9 @@ from typing import Any
 def modifiers(order: dict[str, Any]) -> list[Any]:
     """The recipe: what is rounded how, and by which method."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-    from llmcompressor.modifiers.awq import AWQModifier
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
-    from llmcompressor.modifiers.smoothquant import SmoothQuantModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
     activations = order["activations"] and QuantizationArgs(**order["activations"])
     scheme = QuantizationScheme(

@@ -45,6 +45,7 @@ class Order:
 
 def produce(order: Order, tell: Tell) -> QuantizedCheckpoint:
     """The record of what now lies in `order.target`, its card beside it."""
+    _made(order.home)
     measured = _before(order, tell)
     with appearing(order.target) as work:
         if order.gguf is not None:
@@ -85,7 +86,7 @@ def _before(order: Order, tell: Tell) -> Study | None:
         return None
     if order.measure is not None:
         return _study(study.run(order.measure, tell)[0], order.scheme.name)
-    digest = weights_digest(order.source, _made(order.home) / "digests.json")[:16]
+    digest = weights_digest(order.source, order.home / "digests.json")[:16]
     from fwopt.spec.quality import read_results
 
     known = [read_results(path) for path in sorted(order.home.glob("*/results.json"))]
@@ -116,12 +117,11 @@ def _study(results: QualityResults, name: str) -> Study:
     )  # fmt: skip
 
 
-def _made(folder: Path) -> Path:
+def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another --quality-out") from None
-    return folder
 
 
 def _weights(work: Path, form: str) -> str:

@@ -19,6 +19,7 @@ from fwopt.quantize.child import run
 from fwopt.spec.provenance import CODES
 
 PYTHON = "FWOPT_VLLM_PYTHON"
+Tell = Callable[[str, int, int], None]
 _TABLE_DTYPES = {"fp8-block": "fp8_block", "fp8-row": "fp8", "w4a16-g64": "w4a16", "w4a16-g32": "w4a16"}
 """Names in operator tables, where they differ."""
 
@@ -83,18 +84,18 @@ def from_profile(folder: Path, bands: Sequence[Band], schemes: Sequence[Scheme],
     return Times(known, ", ".join(sorted(codes)), f"operators of {folder.name} on {device.full_name}")
 
 
-def from_vllm(
-    bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step], tell: Callable[[str, int, int], None]
-) -> Times:
-    """vLLM's own linear layers, timed in its own Python, each in its place in a step of the model."""
+def measure_vllm(
+    bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step], kept: Path, tell: Tell
+) -> None:
+    """vLLM's own linear layers, timed in its own Python, each in its place in a step of the model; into `kept`."""
+    from fwopt.atomic import written_whole
     from fwopt.live.servers.executables import program
     from fwopt.quantize.layout import library_scheme
 
     (python,) = program(PYTHON, "python-with-vllm")
-    order = _sequence(bands)
     with tempfile.TemporaryDirectory() as folder:
         ask: dict[str, Any] = {
-            "products": [[p.k, p.n] for p in order],
+            "products": [[p.k, p.n] for p in _sequence(bands)],
             "tokens": sorted({step.tokens for step in steps}),
             "schemes": {"bf16": None}
             | {s.name: library_scheme(s, ["Linear"]).model_dump(mode="json") for s in schemes},
@@ -103,17 +104,32 @@ def from_vllm(
         path.write_text(json.dumps(ask), encoding="utf-8")
         tell("timing vLLM's linear layers", 0, 0)
         script = str(files("fwopt.quantize").joinpath("vllm_products_child.py"))
-        run([python, script, str(path)], "timing vLLM's linear layers", Path(folder) / "log",
-            {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"})  # fmt: skip
-        answer = json.loads((Path(folder) / "times.json").read_text(encoding="utf-8"))
+        env = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        run([python, script, str(path)], "timing vLLM's linear layers", Path(folder) / "log", env)
+        with written_whole(kept) as target:
+            target.write_bytes((Path(folder) / "times.json").read_bytes())
+
+
+def from_measured(file: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step]) -> Times:
+    """Of what `measure_vllm` kept."""
+    try:
+        answer = json.loads(file.read_text(encoding="utf-8"))
+        products = [Product(n, k) for k, n in answer["products"]]
+        seconds, says = answer["seconds"], f"vLLM {answer['version']}'s linear layers, {answer['machine']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: holds no times of `--times vllm`; measure them again") from None
     known = {}
-    for name, by_tokens in answer["seconds"].items():
-        for product in set(order):
-            at = [i for i, other in enumerate(order) if other == product]
-            known[name, product] = sum(
-                step.share * float(np.mean([by_tokens[str(step.tokens)][i] for i in at])) for step in steps
-            )
-    return Times(known, "measured", f"vLLM {answer['version']}'s linear layers on {answer['machine']}")
+    for name in ("bf16", *(scheme.name for scheme in schemes)):
+        for product in {p for band in bands for p in band.products}:
+            at = [i for i, other in enumerate(products) if other == product]
+            by_tokens = seconds.get(name, {})
+            missing = [str(step.tokens) for step in steps if str(step.tokens) not in by_tokens]
+            if missing or not at:
+                what = f"steps of {', '.join(missing)} tokens" if missing else f"a product {product.k} -> {product.n}"
+                raise UnmeasuredError(f"{file}: {what} in {name} were not timed; measure again with --times vllm")
+            parts = (step.share * float(np.mean([by_tokens[str(step.tokens)][i] for i in at])) for step in steps)
+            known[name, product] = sum(parts)
+    return Times(known, "measured", f"{says}")
 
 
 def _sequence(bands: Sequence[Band]) -> list[Product]:

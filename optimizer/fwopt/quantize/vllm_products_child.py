@@ -63,8 +63,6 @@ def time_each(layers: list[Any], products: list[list[int]], tokens: int) -> list
 
 
 def main(path: str) -> None:
-    import platform
-
     import torch
     import vllm
     from vllm.config import VllmConfig, set_current_vllm_config
@@ -81,8 +79,12 @@ def main(path: str) -> None:
             layers = build(order["products"], scheme)
             found[name] = {str(m): time_each(layers, order["products"], m) for m in order["tokens"]}
             del layers
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-    answer = {"seconds": found, "version": vllm.__version__, "machine": machine}
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    answer = {
+        "products": order["products"], "seconds": found, "version": vllm.__version__,
+        "machine": f"{name}, {torch.get_num_threads()} threads",
+    }  # fmt: skip
     Path(path).with_name("times.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
