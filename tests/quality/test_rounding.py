@@ -93,3 +93,13 @@ def test_a_cache_can_be_added_to_a_scheme():
     (scheme,) = parse_schemes("fp8+kv-fp8")
     assert scheme.kv_fp8
     assert scheme.weights == SCHEMES["fp8"].weights
+
+
+def test_a_tokens_int8_scale_is_what_engines_find():
+    """Greatest magnitude / 127 (vLLM's `scaled_int8_quant`, on the CPU measured to the digit), not / 127.5."""
+    x = torch.tensor([[[1.0, -12.7, 0.04]], [[0.0, 0.0, 0.0]]], dtype=torch.bfloat16)
+    found = round_activations(x, SCHEMES["int8"].activations)
+    scale = x.float().abs().amax(-1, keepdim=True) / 127
+    assert found[0, 0, 1] == x[0, 0, 1].float()
+    torch.testing.assert_close(found[0], (x[0].float() / scale[0]).round() * scale[0])
+    assert not found[1].any()

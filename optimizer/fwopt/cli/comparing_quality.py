@@ -25,6 +25,7 @@ def request(
     window: int,
     seed: int,
     dtype: Literal["bf16", "fp32"],
+    checkpoints: Sequence[Path] = (),
 ) -> Request:
     if not files and not traces:
         raise InputError("`fwopt quality` needs text: add --text FILE, or --workload TRACE recorded with its text")
@@ -40,8 +41,9 @@ def request(
         folder=config.parent,
         files=tuple(files),
         traces=tuple(traces),
-        schemes=parse_schemes(schemes),
+        schemes=() if checkpoints and schemes is None else parse_schemes(schemes),
         strict=schemes is not None,
         settings=QualitySettings(window=window, max_tokens=max_tokens, seed=seed, dtype=dtype),
         home=out or own_quality(),
+        checkpoints=tuple(checkpoints),
     )

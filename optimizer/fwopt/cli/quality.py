@@ -41,6 +41,14 @@ def quality(
             metavar="A,B", help="For example fp8,w4a16-g64,fp8+kv-fp8. [default: all that fit]", rich_help_panel=_RUN
         ),
     ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Compare a checkpoint that is quantized already (compressed-tensors), repeatable.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     dtype: Annotated[
         Literal["bf16", "fp32"], typer.Option(help="What the reference computes in.", rich_help_panel=_RUN)
     ] = "bf16",
@@ -63,7 +71,7 @@ def quality(
 
     asked = request(
         model, text or [], workload or [], schemes, out,
-        max_tokens=max_tokens, window=window, seed=seed, dtype=dtype,
+        max_tokens=max_tokens, window=window, seed=seed, dtype=dtype, checkpoints=checkpoint or [],
     )  # fmt: skip
     with counting() as tell:
         results, path = study.run(asked, tell)

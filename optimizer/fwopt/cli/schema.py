@@ -37,6 +37,7 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "ab": ("fwopt.spec.ab:AbResult", "ab.json of `fwopt ab`"),
     "ab-answer": ("fwopt.spec.ab:AbAnswer", "a line of its answers.jsonl.gz"),
     "evals-comparison": ("fwopt.spec.evals:EvalComparison", "two servers' answers, item by item"),
+    "quantized": ("fwopt.spec.quantized:QuantizedCheckpoint", "fwopt.json of `fwopt quantize`"),
 }
 
 

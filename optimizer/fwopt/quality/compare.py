@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +52,19 @@ class Places:
 
 @torch.inference_mode()
 def compare(
-    model: StreamedModel, windows: Windows, states: States, reference: str, arms: Sequence[str], tell: Tell
+    model: StreamedModel,
+    windows: Windows,
+    states: States,
+    reference: str,
+    arms: Sequence[str],
+    tell: Tell,
+    heads: Mapping[str, StreamedModel] | None = None,
 ) -> tuple[dict[str, PerToken], Floats]:
-    """(each arm beside the reference, the reference's surprise). The head works in float32 on both sides."""
-    model.to_float32()
+    """(each arm beside the reference, the reference's surprise). The head works in float32 on both sides. `heads`: of
+    arms that have one of their own."""
+    heads = heads or {}
+    for each in (model, *heads.values()):
+        each.to_float32()
     last = model.layers
     before = np.concatenate([np.arange(s, s + n - 1) for s, n in zip(windows.starts, windows.lengths, strict=True)])
     hidden = {name: states.read(name, last) for name in (reference, *arms)}
@@ -70,7 +79,7 @@ def compare(
         likeliest = truth.topk(TOP).indices
         surprises.append(-truth.gather(1, targets[:, None])[:, 0])
         for name in arms:
-            other = torch.log_softmax(model.logits(hidden[name][here]), dim=-1)
+            other = torch.log_softmax(heads.get(name, model).logits(hidden[name][here]), dim=-1)
             rows[name].append(_row(truth, likeliest, other, targets))
     found = {
         name: PerToken(*(_numpy(list(column)) for column in zip(*parts, strict=True))) for name, parts in rows.items()

@@ -31,14 +31,17 @@ layers that this file knows nothing of."""
 class StreamedModel:
     """`hidden = embed(tokens)`; for each layer, within `layer(i)`: `hidden = call(i, hidden)`; `logits(hidden)`."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, shards: Shards | None = None) -> None:
+        """`shards`: given where the checkpoint is quantized, and reads as if it were not."""
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.folder, self.dtype = folder, dtype
-        self._shards = Shards(folder)
         config = transformers.AutoConfig.from_pretrained(folder)
+        if shards is not None and hasattr(config, "quantization_config"):
+            del config.quantization_config
         _check(config, folder)
+        self._shards = shards or Shards(folder)
         with torch.device("meta"):
             self._whole: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
         self._whole.eval().requires_grad_(False)
@@ -51,6 +54,11 @@ class StreamedModel:
         self._whole.tie_weights()
         _real_buffers(self._whole)
         self.arguments = lru_cache(maxsize=4)(self._arguments)
+
+    @property
+    def prefix(self) -> str:
+        """Of the layers' names in the checkpoint."""
+        return self._prefix
 
     @property
     def layers(self) -> int:

@@ -79,7 +79,16 @@ def round_weight(weight: Tensor, fields: dict[str, Any], scale: Tensor | None = 
 
 
 def round_activations(x: Tensor, fields: dict[str, Any]) -> Tensor:
-    """(…, columns) with scales found as they come, float32."""
+    """(…, columns) with scales found as they come, float32.
+
+    A token's int8 scale is its greatest magnitude / 127: vLLM's kernels find it, not compressed-tensors, whose own
+    would be / 127.5."""
+    if fields["type"] == "int" and fields["strategy"] == "token":
+        top = 2 ** (fields["num_bits"] - 1) - 1
+        wide = x.float()
+        steps = (wide.abs().amax(dim=-1, keepdim=True) / top).clamp(min=torch.finfo(torch.float32).tiny)
+        levels: Tensor = (wide / steps).round().clamp(-top - 1, top)
+        return levels * steps
     from compressed_tensors.quantization.lifecycle.forward import fake_quantize
     from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 

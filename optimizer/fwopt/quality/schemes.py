@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from fwopt.errors import InputError, UnknownNameError
+from fwopt.quality.groups import group_of
 
 Strategy = Literal["tensor", "channel", "group", "block"]
 
@@ -20,6 +23,15 @@ class Scheme:
     weights: dict[str, Any] | None = None
     activations: dict[str, Any] | None = None
     kv_fp8: bool = False
+    parts: Mapping[str, Scheme] | None = None
+    """A mixture, in place of `weights` and `activations`: `LAYER.GROUP` -> its scheme; a group that is absent stays as
+    it is."""
+    checkpoint: Path | None = None
+    """A quantized checkpoint, computed as it is stored, in place of all the above."""
+
+    def at(self, layer: int, matrix: str) -> Scheme | None:
+        """The scheme of one matrix."""
+        return self if self.parts is None else self.parts.get(f"{layer}.{group_of(matrix)}")
 
     @property
     def divisors(self) -> tuple[int, ...]:

@@ -55,6 +55,21 @@ class Shards:
             found: torch.dtype = handle.get_slice(name)[:1].dtype
         return found
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        with _opened(self._files[name]) as handle:
+            return tuple(handle.get_slice(name).get_shape())
+
+    def dimensions(self, name: str) -> int:
+        return len(self.shape(name))
+
+    def in_file(self, file: Path) -> list[str]:
+        return [name for name, held in self._files.items() if held == file]
+
+    def read(self, name: str) -> torch.Tensor:
+        with _opened(self._files[name]) as handle:
+            found: torch.Tensor = handle.get_tensor(name)
+        return found
+
     @contextmanager
     def slices(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Tensors that are read when they are used, within the context."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from fwopt.atomic import written_whole
 
 EMBEDDED = "embedded"
-"""Name of what goes into the first layer, the same in every arm."""
+"""Name of what goes into the first layer, the same in every arm that has no embedding of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class States:
     dtype: torch.dtype
 
     def _path(self, arm: str, layer: int) -> Path:
-        return self.folder / f"{EMBEDDED if layer == 0 else arm}.{layer}"
+        return self.folder / f"{arm}.{layer}"
 
     def has(self, arm: str, layer: int) -> bool:
         return self._path(arm, layer).is_file()
@@ -41,7 +41,7 @@ class States:
 
     def read(self, arm: str, layer: int) -> Tensor:
         """(tokens, hidden), mapped."""
-        return self._mapped(self._path(arm, layer))
+        return self._mapped(self._path(arm if layer or self.has(arm, 0) else EMBEDDED, layer))
 
     @contextmanager
     def write(self, arm: str, layer: int) -> Iterator[Tensor]:

@@ -17,10 +17,13 @@ from fwopt.quality.folder import StudyFolder
 from fwopt.quality.rounding import library_version
 from fwopt.quality.schemes import Scheme
 from fwopt.quality.shards import weights_digest
+from fwopt.quality.stored import stored_scheme
 from fwopt.spec.base import SCHEMA_VERSION, content_hash
 from fwopt.spec.quality import ArmFigures, LeftOut, QualityResults, QualitySettings
 
 if TYPE_CHECKING:
+    import torch
+
     from fwopt.quality.arms import Arm
     from fwopt.quality.model import StreamedModel
     from fwopt.quality.windows import Windows
@@ -32,7 +35,7 @@ CONTROLS = {
     "control-batch": "the same numbers, each window by itself, in reverse order, padded",
     "control-kernel": "the same numbers, other attention and matrix kernels, other batches",
 }
-METHOD = 1
+METHOD = 2
 """Raised when figures of the same inputs would come out otherwise."""
 
 
@@ -51,6 +54,8 @@ class Request:
     settings: QualitySettings
     home: Path
     """Folder of all studies."""
+    checkpoints: tuple[Path, ...] = ()
+    """Quantized already, to compare as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ def run(request: Request, tell: Tell) -> tuple[QualityResults, Path]:
     seen = {arm.name for arm in known.arms} | {item.name for item in known.left_out} if known else set()
     if known is not None and request.strict:
         _refuse(known.left_out, request.schemes)
-    missing = [scheme for scheme in request.schemes if scheme.name not in seen]
+    schemes = [*request.schemes, *(stored_scheme(path, request.folder, request.home) for path in request.checkpoints)]
+    missing = [scheme for scheme in schemes if scheme.name not in seen]
     if known is not None and not missing:
         return known, study.folder.results_path
     results = _compute(study, known, missing, tell)
@@ -122,13 +128,14 @@ def _compute(study: _Study, known: QualityResults | None, missing: Sequence[Sche
         _refuse(unfit, missing)
     windows = read_windows(request, model.config.vocab_size, tell)
     controls = [arm for arm in control_arms(model) if known is None or not folder.has_tokens(arm.name)]
-    arms = [_reference(), *controls, *(_scheme_arm(scheme) for scheme in fitting)]
+    arms = [_reference(), *controls, *(_arm(scheme, dtype) for scheme in fitting)]
+    heads = {arm.name: arm.stored.model for arm in arms if arm.stored is not None}
     with folder.working(versions | {"fwopt": __version__, "threads": str(torch.get_num_threads())}) as work:
         states = States(work, len(windows.tokens), model.config.hidden_size, dtype)
         walk = Walk(model, windows, states, model.stored_dtype())
         walk.run(arms, tell)
         alive = [arm.name for arm in arms[1:] if arm.name not in walk.failed]
-        found, reference = compare(model, windows, states, REFERENCE, alive, tell)
+        found, reference = compare(model, windows, states, REFERENCE, alive, tell, heads)
         for name, tokens in found.items():
             folder.save_tokens(name, tokens)
         noise = {name: folder.tokens(name) for name in CONTROLS if folder.has_tokens(name)}
@@ -221,6 +228,15 @@ def _reference() -> Arm:
     return Arm(REFERENCE)
 
 
+def _arm(scheme: Scheme, dtype: torch.dtype) -> Arm:
+    from fwopt.quality.arms import Arm
+    from fwopt.quality.stored import StoredCheckpoint
+
+    if scheme.checkpoint is None:
+        return _scheme_arm(scheme)
+    return Arm(scheme.name, stored=StoredCheckpoint.open(scheme.checkpoint, dtype))
+
+
 def _scheme_arm(scheme: Scheme) -> Arm:
     from fwopt.quality.arms import Arm
 
@@ -232,7 +248,8 @@ def _fitting(model: StreamedModel, schemes: Sequence[Scheme]) -> tuple[list[Sche
 
     fitting, left_out = [], []
     for scheme in schemes:
-        why = next((why for layer in model.modules if (why := unfit(scheme, layer)) is not None), None)
+        fits = (unfit(scheme, index, layer) for index, layer in enumerate(model.modules))
+        why = next((why for why in fits if why is not None), None)
         if why is None:
             fitting.append(scheme)
         else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwopt.errors import InputError
 from fwopt.quality.arms import Arm, computing
@@ -32,9 +33,11 @@ class Walk:
     def run(self, arms: Sequence[Arm], tell: Tell) -> None:
         """The first arm is the reference: it must stay finite."""
         layers = self.model.layers
-        if not self.states.has(EMBEDDED, 0):
-            self._embed()
-        at = {arm.name: self.states.reached(arm.name, layers) for arm in arms}
+        self._embed(EMBEDDED, self.model)
+        for arm in arms:
+            if arm.stored is not None:
+                self._embed(arm.name, arm.stored.model)
+        at = {arm.name: max(arm.starts, self.states.reached(arm.name, layers)) for arm in arms}
         done = sum(at.values())
         for index in range(min(at.values()), layers):
             waiting = [arm for arm in arms if at[arm.name] == index and arm.name not in self.failed]
@@ -43,31 +46,37 @@ class Walk:
             with self.model.layer(index) as layer:
                 for arm in waiting:
                     tell(f"layer {index + 1} of {layers}: {arm.name}", done, layers * len(arms))
-                    with computing(arm, index, layer, self.stored) as cache:
-                        self._layer(arm, index, cache)
-                    self.states.forget(arm.name, index)
+                    self._layer(arm, arms[0], index, layer)
                     at[arm.name] += 1
                     done += 1
+            for arm in waiting:  # not sooner: arms that start here read what the reference came with
+                self.states.forget(arm.name, index)
             self._refuse(arms[0])
 
     def _refuse(self, reference: Arm) -> None:
         if reference.name in self.failed:
             raise InputError(f"{self.model.folder}: the unquantized model {self.failed[reference.name]}")
 
-    def _embed(self) -> None:
-        with self.states.write(EMBEDDED, 0) as out:
+    def _embed(self, name: str, model: StreamedModel) -> None:
+        if self.states.has(name, 0):
+            return
+        with self.states.write(name, 0) as out:
             for batch in batches(self.windows, 8192):
-                rows = self.model.embed(_tokens(self.windows, batch, 0))
+                rows = model.embed(_tokens(self.windows, batch, 0))
                 _scatter(out, self.windows, batch, rows)
 
-    def _layer(self, arm: Arm, index: int, cache: object | None) -> None:
-        attention = arm.attention or self.model.attentions[0]
-        before = self.states.read(arm.name, index)
-        finite = True
-        with self.states.write(arm.name, index + 1) as out:
+    def _layer(self, arm: Arm, reference: Arm, index: int, layer: nn.Module) -> None:
+        before = self.states.read(reference.name if arm.starts == index else arm.name, index)
+        with ExitStack() as stack:
+            model = self.model if arm.stored is None else arm.stored.model
+            own = layer if arm.stored is None else stack.enter_context(model.layer(index))
+            cache = stack.enter_context(computing(arm, index, own, self.stored))
+            out = stack.enter_context(self.states.write(arm.name, index + 1))
             for batch in batches(self.windows, arm.batch_tokens, backwards=arm.backwards):
-                rows = self.model.call(index, _gather(before, self.windows, batch, arm.padding), attention, cache)
-                _scatter(out, self.windows, batch, rows)
+                hidden = _gather(before, self.windows, batch, arm.padding)
+                _scatter(
+                    out, self.windows, batch, model.call(index, hidden, arm.attention or model.attentions[0], cache)
+                )
             finite = bool(torch.isfinite(out).all())
         if not finite:
             self.failed[arm.name] = f"computes numbers that are not finite from layer {index + 1} on"

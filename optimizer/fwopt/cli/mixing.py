@@ -1,0 +1,70 @@
+"""`fwopt quantize --scheme mixed`: the mixture chosen, before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fwopt.cli.comparing_quality import request
+from fwopt.cli.quantizing import Asked, Tell, calibration_request, choices_of
+from fwopt.errors import InputError
+
+if TYPE_CHECKING:
+    from fwopt.quality.schemes import Scheme
+    from fwopt.quantize.bands import Band
+    from fwopt.quantize.produce import Order
+    from fwopt.quantize.times import Times
+
+VLLM = "vllm"
+
+
+def mixed_order(order: Order, model: str, asked: Asked, tell: Tell) -> Order:
+    """Measured group by group on --calibrate, timed, chosen, verified; --text measures what comes out."""
+    from fwopt.quantize.bands import bands
+    from fwopt.quantize.mix import Mixer
+
+    if asked.max_kl is None or asked.times is None:
+        raise InputError(
+            "--scheme mixed needs a budget and times: add --max-kl 0.01, and --times PROFILE, or --times vllm to time "
+            "its linear layers here"
+        )
+    schemes, chooses = choices_of(asked), calibration_request(order.source, asked)
+    where = bands(order.source, asked.band)
+    _check_fits(where, schemes)
+    times = _times(asked, where, schemes, order.home, tell)
+    scheme, mixture = Mixer(chooses, where, schemes, times, tell).choose(asked.max_kl)
+    measure = None
+    if asked.text or asked.workload:
+        wanted = request(
+            model, asked.text, asked.workload, "int8", asked.home, max_tokens=asked.max_tokens, window=asked.window,
+            seed=asked.seed, dtype="bf16",
+        )  # fmt: skip
+        measure = replace(wanted, schemes=(scheme,))
+    return replace(order, scheme=scheme, mixture=mixture, measure=measure)
+
+
+def _times(asked: Asked, where: list[Band], schemes: tuple[Scheme, ...], home: Path, tell: Tell) -> Times:
+    from fwopt.quantize.times import from_measured, from_profile, measure_vllm, parse_steps
+    from fwopt.spec.base import content_hash
+
+    steps, given = parse_steps(asked.step), asked.times
+    assert given is not None
+    if given.is_dir():
+        return from_profile(given, where, schemes, steps)
+    if str(given) != VLLM:
+        return from_measured(given, where, schemes, steps)
+    home.mkdir(parents=True, exist_ok=True)
+    wanted = [[band.name for band in where], [s.name for s in schemes], asked.step]
+    kept = home / f"vllm-times-{content_hash(wanted)}.json"
+    measure_vllm(where, schemes, steps, kept, tell)
+    return from_measured(kept, where, schemes, steps)
+
+
+def _check_fits(where: list[Band], schemes: tuple[Scheme, ...]) -> None:
+    for scheme in schemes:
+        for band in where:
+            for divisor in scheme.divisors:
+                bad = next((p.k for p in band.products if p.k % divisor), None)
+                if bad is not None:
+                    raise InputError(f"--choices {scheme.name}: {band.group} is {bad} wide, no multiple of {divisor}")

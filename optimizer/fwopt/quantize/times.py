@@ -1,0 +1,140 @@
+"""How long a product takes in each scheme, on the hardware to serve on: measured there, never guessed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fwopt.errors import InputError, UnmeasuredError
+from fwopt.quality.schemes import Scheme
+from fwopt.quantize.bands import Band, Product
+from fwopt.quantize.child import run
+from fwopt.spec.provenance import CODES
+
+PYTHON = "FWOPT_VLLM_PYTHON"
+Tell = Callable[[str, int, int], None]
+_TABLE_DTYPES = {"fp8-block": "fp8_block", "fp8-row": "fp8", "w4a16-g64": "w4a16", "w4a16-g32": "w4a16"}
+"""Names in operator tables, where they differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`share` of the workload's steps compute on so many tokens."""
+
+    tokens: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of (scheme, product) in a mean step."""
+
+    known: Mapping[tuple[str, Product], float]
+    provenance: str
+    says: str
+
+    def seconds(self, scheme: str, product: Product) -> float:
+        found = self.known.get((scheme, product))
+        if found is None:
+            raise UnmeasuredError(
+                f"no time of {scheme} for a product {product.k} -> {product.n}; leave it out of --choices"
+            )
+        return found
+
+
+def parse_steps(text: str) -> tuple[Step, ...]:
+    """`8:0.95,512:0.05`; shares are made to add up to one."""
+    steps = []
+    for part in text.split(","):
+        tokens, _, share = part.partition(":")
+        try:
+            steps.append(Step(int(tokens), float(share or 1.0)))
+        except ValueError:
+            raise InputError(f"--step must be TOKENS or TOKENS:SHARE, by commas, got '{part}'") from None
+        if steps[-1].tokens < 1 or not 0 < steps[-1].share < float("inf"):
+            raise InputError(f"--step: tokens and share must be above zero, got '{part}'")
+    whole = sum(step.share for step in steps)
+    return tuple(Step(step.tokens, step.share / whole) for step in steps)
+
+
+def from_profile(folder: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step]) -> Times:
+    """Of an operator profile with matrix products (docs/profiles.md)."""
+    from fwopt.perf.operators.gemm import GemmTable
+    from fwopt.perf.store import open_profile
+    from fwopt.targets.hardware import device_and_price, resolve
+
+    profile = open_profile(folder)
+    device, _ = device_and_price(resolve(profile.environment.device))
+    table = GemmTable(profile.columns("gemm"), device, {})
+    rows, shares = np.array([s.tokens for s in steps], dtype=np.float64), np.array([s.share for s in steps])
+    known: dict[tuple[str, Product], float] = {}
+    codes: set[str] = set()
+    for name in ("bf16", *(scheme.name for scheme in schemes)):
+        for product in {p for band in bands for p in band.products}:
+            timed = table.time(_TABLE_DTYPES.get(name, name), rows, product.n, product.k)
+            known[name, product] = float(timed.seconds @ shares)
+            codes |= {CODES[code] for code in np.flatnonzero(timed.by_code.sum(axis=0))}
+    return Times(known, ", ".join(sorted(codes)), f"operators of {folder.name} on {device.full_name}")
+
+
+def measure_vllm(
+    bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step], kept: Path, tell: Tell
+) -> None:
+    """vLLM's own linear layers, timed in its own Python, each in its place in a step of the model; into `kept`."""
+    from fwopt.atomic import written_whole
+    from fwopt.live.servers.executables import program
+    from fwopt.quantize.layout import library_scheme
+
+    (python,) = program(PYTHON, "python-with-vllm")
+    with tempfile.TemporaryDirectory() as folder:
+        ask: dict[str, Any] = {
+            "products": [[p.k, p.n] for p in _sequence(bands)],
+            "tokens": sorted({step.tokens for step in steps}),
+            "schemes": {"bf16": None}
+            | {s.name: library_scheme(s, ["Linear"]).model_dump(mode="json") for s in schemes},
+        }
+        path = Path(folder) / "order.json"
+        path.write_text(json.dumps(ask), encoding="utf-8")
+        tell("timing vLLM's linear layers", 0, 0)
+        script = str(files("fwopt.quantize").joinpath("vllm_products_child.py"))
+        env = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        run([python, script, str(path)], "timing vLLM's linear layers", Path(folder) / "log", env)
+        with written_whole(kept) as target:
+            target.write_bytes((Path(folder) / "times.json").read_bytes())
+
+
+def from_measured(file: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step]) -> Times:
+    """Of what `measure_vllm` kept."""
+    try:
+        answer = json.loads(file.read_text(encoding="utf-8"))
+        products = [Product(n, k) for k, n in answer["products"]]
+        seconds, says = answer["seconds"], f"vLLM {answer['version']}'s linear layers, {answer['machine']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: holds no times of `--times vllm`; measure them again") from None
+    known = {}
+    for name in ("bf16", *(scheme.name for scheme in schemes)):
+        for product in {p for band in bands for p in band.products}:
+            at = [i for i, other in enumerate(products) if other == product]
+            by_tokens = seconds.get(name, {})
+            missing = [str(step.tokens) for step in steps if str(step.tokens) not in by_tokens]
+            if missing or not at:
+                what = f"steps of {', '.join(missing)} tokens" if missing else f"a product {product.k} -> {product.n}"
+                raise UnmeasuredError(f"{file}: {what} in {name} were not timed; measure again with --times vllm")
+            parts = (step.share * float(np.mean([by_tokens[str(step.tokens)][i] for i in at])) for step in steps)
+            known[name, product] = sum(parts)
+    return Times(known, "measured", f"{says}")
+
+
+def _sequence(bands: Sequence[Band]) -> list[Product]:
+    """Products in a model's order, so that caches are as cold as they are in a step."""
+    by_layer = sorted(
+        (layer, at, p) for at, b in enumerate(bands) for layer, p in zip(b.layers, b.products, strict=True)
+    )
+    return [product for _, _, product in by_layer]

@@ -1,0 +1,104 @@
+"""A written checkpoint in real vLLM on the CPU: the same log-probabilities as ours, token by token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fwopt.quality.arms import Arm
+from fwopt.quality.compare import compare
+from fwopt.quality.model import StreamedModel
+from fwopt.quality.schemes import SCHEMES
+from fwopt.quality.states import States
+from fwopt.quality.stored import StoredCheckpoint
+from fwopt.quality.walk import Walk
+from fwopt.quality.windows import Document, cut
+from fwopt.quantize.write import Writer, appearing
+
+VLLM, MODEL = os.environ.get("FWOPT_VLLM_PYTHON"), os.environ.get("FWOPT_SMOLLM2")
+WINDOW, WINDOWS = 128, 8
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(VLLM is None, reason="FWOPT_VLLM_PYTHON names no Python that has vLLM"),
+    pytest.mark.skipif(MODEL is None, reason="FWOPT_SMOLLM2 names no folder of SmolLM2-135M-Instruct"),
+]
+ASK = """
+import json, sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    folder, rows, out = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
+    llm = LLM(model=folder, dtype="bfloat16", max_model_len=256, max_num_seqs=8, enforce_eager=True,
+              enable_prefix_caching=False)
+    asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
+    found = llm.generate([{"prompt_token_ids": row} for row in rows], asked, use_tqdm=False)
+    json.dump([[p[t].logprob for p, t in list(zip(f.prompt_logprobs, row))[1:]] for f, row in zip(found, rows)],
+              open(out, "w"))
+"""
+
+
+def quiet(*_):
+    return None
+
+
+@pytest.fixture(scope="module")
+def windows():
+    import pydoc_data.topics as topics
+
+    from tokenizers import Tokenizer
+
+    text = "\n\n".join(topics.topics[k] for k in sorted(topics.topics))[:8000]
+    tokens = Tokenizer.from_file(f"{MODEL}/tokenizer.json").encode(text).ids
+    return cut([Document("prose", tokens)], prefix=(), window=WINDOW, max_tokens=WINDOW * WINDOWS, seed=0,
+               vocabulary=49152)  # fmt: skip
+
+
+def in_vllm(folder: Path, windows, work: Path) -> np.ndarray:
+    """-ln p of every token but the first of each window."""
+    script, rows, out = work / "ask.py", work / "rows.json", work / "out.json"
+    script.write_text(ASK, encoding="utf-8")
+    rows.write_text(json.dumps([windows.tokens[windows.rows(i)].tolist() for i in range(len(windows))]))
+    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+    env.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [VLLM, script, folder, rows, out], env=env, cwd=work, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return -np.concatenate(json.loads(out.read_text()))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "w4a16-g64"])
+def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
+    """vLLM's and our log-probabilities of the scheme lie as near as those of two of our own ways to compute it, and
+    far nearer than the scheme lies to the unquantized model."""
+    source, written = Path(MODEL), tmp_path / "written"
+    with appearing(written) as work:
+        Writer(source, SCHEMES[scheme], quiet).write(work)
+    stored = StoredCheckpoint.open(written, torch.bfloat16)
+    model = StreamedModel(source, torch.bfloat16)
+    arms = [
+        Arm("reference"),
+        Arm("scheme", scheme=SCHEMES[scheme]),
+        Arm("otherwise", scheme=SCHEMES[scheme], attention="eager", batch_tokens=1, padding=7),
+        Arm("stored", stored=stored),
+    ]
+    states = States(tmp_path / "states", len(windows.tokens), model.config.hidden_size, torch.bfloat16)
+    Walk(model, windows, states, model.stored_dtype()).run(arms, quiet)
+    heads = {"stored": stored.model}
+    found, reference = compare(model, windows, states, "reference", ["scheme", "otherwise", "stored"], quiet, heads)
+    ours, otherwise = found["scheme"].surprise, found["otherwise"].surprise
+    np.testing.assert_array_equal(found["stored"].surprise, ours)
+    theirs = in_vllm(written, windows, tmp_path)
+    noise, apart, cost = _spread(otherwise - ours), _spread(theirs - ours), _spread(ours - reference)
+    assert apart < 2 * noise
+    assert apart < cost / 2
+    assert abs((theirs - ours).mean()) < 3 * apart / len(ours) ** 0.5 + noise / 10
+
+
+def _spread(difference: np.ndarray) -> float:
+    return float(np.sqrt((difference**2).mean()))
