@@ -28,7 +28,7 @@ _FALLBACK_HZ = 3e9
 def this_processor() -> DeviceSpec:
     """The cores that this process may use. The bandwidth is measured once a machine and kept, so that equal runs have
     equal inputs."""
-    facts = _cpuinfo()
+    facts = cpu_facts()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = device_name(facts.get("model name", "unknown processor"), cores)
     bandwidth, how = _bandwidth(name)
@@ -57,7 +57,7 @@ def device_name(model_name: str, cores: int) -> str:
     return f"cpu-{slug}-{cores}c"
 
 
-def _cpuinfo() -> dict[str, str]:
+def cpu_facts() -> dict[str, str]:
     """Fields of the first core."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
