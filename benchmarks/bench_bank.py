@@ -1,7 +1,7 @@
 """Real noise, recorded once: the same work timed again and again on a shared machine, in the order it was done.
 
-    python benchmarks/bench_bank.py kernel 60000      # a matrix product in this process, some milliseconds each
-    python benchmarks/bench_bank.py command 6000      # a process started and ended, some tens of milliseconds each
+    python benchmarks/bench_bank.py kernel 300000     # a matrix product in this process, half a millisecond each
+    python benchmarks/bench_bank.py command 7000      # a process started and ended, some tens of milliseconds each
 
 Each writes benchmarks/data/bench/<kind>.json.gz: how long each took, in microseconds.
 `benchmarks/bench.py` draws its comparisons from these.
@@ -27,7 +27,7 @@ def kernel() -> Callable[[], object]:
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     import numpy as np
 
-    a, b = (np.ones((640, 640), np.float32) for _ in range(2))
+    a, b = (np.ones((320, 320), np.float32) for _ in range(2))
     return lambda: a @ b
 
 

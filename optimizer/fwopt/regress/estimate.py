@@ -27,8 +27,8 @@ from fwopt.spec.bench import Metric
 
 Floats = NDArray[np.float64]
 Statistic = float | Literal["mean"]
-MANY_REQUESTS = 10
-"""Samples a run from which requests are resampled inside blocks."""
+MANY_REQUESTS = 20
+"""Samples of an arm in every block from which they are resampled inside blocks."""
 _CHUNK = 4_000_000
 """Weights held at a time."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from fwopt import __version__
-from fwopt.regress.judge import judge
+from fwopt.regress.judge import Name, Trial, judge
 from fwopt.regress.machine import fingerprint, probe_s
 from fwopt.regress.order import block_order
 from fwopt.regress.samplers.base import Sampler
@@ -47,10 +47,12 @@ class Session:
     commits: Mapping[ArmName, str | None]
     tell: Tell = lambda what, done, of: None
     clock: Callable[[], float] = time.monotonic
+    probe: Callable[[], float] = probe_s
     interrupted: bool = False
     _begun_s: float = 0.0
     _position: int = 0
     _probes: list[Probe] = field(default_factory=list)
+    _trials: dict[Name, Trial] = field(default_factory=dict)
 
     def run(self) -> dict[ArmName, Result]:
         """Ctrl-C ends it with what there is."""
@@ -119,7 +121,8 @@ class Session:
         trials = {}
         for course in courses:
             base, head = (self._bench_result(course, arm, with_key=False) for arm in ("base", "head"))
-            trials.update(trials_of(base, head, rules)[0])
+            trials.update(trials_of(base, head, rules, self._trials)[0])
+        self._trials = trials
         found = judge(trials, rules)
         for course in courses:
             mine = [f for (bench, _), f in found.items() if bench == course.bench.name]
@@ -142,7 +145,7 @@ class Session:
         )  # fmt: skip
 
     def _probe(self) -> None:
-        self._probes.append(Probe(at_s=round(self.clock() - self._begun_s, 3), seconds=float(f"{probe_s():.5g}")))
+        self._probes.append(Probe(at_s=round(self.clock() - self._begun_s, 3), seconds=float(f"{self.probe():.5g}")))
 
     def _bench_result(self, course: _Course, arm: ArmName, *, with_key: bool = True) -> BenchResult:
         from fwopt.spec.bench_result import Key

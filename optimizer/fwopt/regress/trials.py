@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fwopt.regress.judge import Finding, Name, Trial, blocks_of, min_effect
 from fwopt.regress.order import pair
 from fwopt.spec.bench import Rules
 from fwopt.spec.bench_result import BenchResult
 
 
-def trials_of(base: BenchResult, head: BenchResult, rules: Rules) -> tuple[dict[Name, Trial], dict[Name, Finding]]:
-    """Metrics to judge; and those whose samples allow no verdict, with the reason."""
+def trials_of(
+    base: BenchResult, head: BenchResult, rules: Rules, known: Mapping[Name, Trial] | None = None
+) -> tuple[dict[Name, Trial], dict[Name, Finding]]:
+    """Metrics to judge; and those whose samples allow no verdict, with the reason. `known`: of the same session, when
+    it had fewer blocks; what was computed for those stands."""
     paired = pair(base.runs, head.runs)
     trials: dict[Name, Trial] = {}
     settled: dict[Name, Finding] = {}
@@ -21,6 +26,11 @@ def trials_of(base: BenchResult, head: BenchResult, rules: Rules) -> tuple[dict[
             continue
         if paired.reason is not None:
             settled[name] = Finding("inconclusive", paired.reason, blocks=len(paired.blocks))
+            continue
+        before = (known or {}).get(name)
+        if before is not None:
+            before.blocks = blocks_of(paired, metric.series)
+            trials[name] = before
             continue
         least = min_effect(base, head, metric, rules)
         if least is None:

@@ -20,7 +20,8 @@ class Metric(Frozen):
     """One figure that is compared: a statistic over samples, pooled over all runs of an arm."""
 
     series: Name
-    """Samples of this name: `wall` of a timed command, a key of its JSON, `ttft`, `tpot`, `e2e`, `throughput`."""
+    """Samples of this name: `wall` or `cpu` of a timed command, a key of its JSON, `ttft`, `tpot`, `e2e`,
+    `throughput`."""
     statistic: str = "p50"
     """`mean`, or a quantile such as `p99`."""
     unit: str = "s"
@@ -74,9 +75,9 @@ class CommandBench(_Bench):
     command: Annotated[str | tuple[str, ...], Field(min_length=1)]
     """Split as a shell would, but run without one. `{arm}` becomes `base` or `head`."""
     output: Literal["wall", "json"] = "wall"
-    """wall: the time from start to end is the sample. json: the last line of standard output is
-    `{"samples": {"series": [...]}, "parts": {"name": seconds}, "lost": 0}`."""
-    repeat: PositiveInt = 1
+    """wall: the time from start to end is the sample, `cpu` that of processors, children included. json: the last line
+    of standard output is `{"samples": {"series": [...]}, "parts": {"name": seconds}, "lost": 0}`."""
+    repeat: PositiveInt = 3
     """Times that one run calls the command."""
     timeout_s: PositiveFloat = 600.0
 
@@ -151,13 +152,14 @@ class Rules(Frozen):
     """Blocks of A/A runs before the comparison, where the minimum effect is not stated."""
     min_blocks: Annotated[int, Field(ge=5, le=10_000)] = 6
     """Blocks (A B B A) before the first look."""
-    max_blocks: Annotated[int, Field(ge=5, le=10_000)] = 40
+    max_blocks: Annotated[int, Field(ge=5, le=10_000)] = 100
     """Blocks at the last look."""
     budget_s: PositiveFloat = 1800.0
     """Time after which no new block begins."""
     warm_up_runs: Annotated[int, Field(ge=0, le=1000)] = 1
     """Runs of each arm before anything counts."""
-    resamples: Annotated[int, Field(ge=200, le=100_000)] = 1000
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 400
+    """Of the bootstrap; only its spread is used, which so many give within 4 %."""
     max_age_days: PositiveFloat = 180.0
     """An older baseline is stale."""
     history_sessions: Annotated[int, Field(ge=3, le=1000)] = 5

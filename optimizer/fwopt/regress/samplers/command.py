@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from fwopt.spec.bench import Arm, ArmName, CommandBench
 from fwopt.spec.bench_result import Key
 
 _SHOWN = 200
+_TICK_S = 1e-6
+"""Least processor time: less than the kernel counts."""
 
 
 class CommandSampler:
@@ -54,9 +57,10 @@ class CommandSampler:
             done = call([word.replace("{arm}", arm) for word in self._words], self.arms[arm], self.bench.timeout_s)
             if isinstance(done, str):
                 return Visit({}, problem=done)
-            wall_s, text = done
+            wall_s, cpu_s, text = done
             if self.bench.output == "wall":
                 samples.setdefault("wall", []).append(rounded(wall_s))
+                samples.setdefault("cpu", []).append(max(rounded(cpu_s), _TICK_S))
                 continue
             found = parse(text)
             if isinstance(found, str):
@@ -90,9 +94,10 @@ def words(command: str | Sequence[str]) -> list[str]:
     return found
 
 
-def call(command: list[str], arm: Arm, timeout_s: float) -> tuple[float, str] | str:
-    """(seconds, standard output), or what went wrong in one line. A command that hangs is ended with its children."""
-    before = time.perf_counter()
+def call(command: list[str], arm: Arm, timeout_s: float) -> tuple[float, float, str] | str:
+    """(seconds, processor seconds, standard output), or what went wrong, in one line. A command that hangs is
+    ended with its children."""
+    before, used = time.perf_counter(), _children_s()
     try:
         process = subprocess.Popen(
             command, cwd=arm.cwd or Path.cwd(), env=os.environ | arm.env, stdin=subprocess.DEVNULL,
@@ -112,7 +117,13 @@ def call(command: list[str], arm: Arm, timeout_s: float) -> tuple[float, str] | 
     if process.returncode != 0:
         last = err.decode("utf-8", "replace").strip().splitlines()
         return f"exit status {process.returncode}: {(last[-1] if last else 'it said nothing')[:_SHOWN]}"
-    return taken, out.decode("utf-8", "replace")
+    return taken, _children_s() - used, out.decode("utf-8", "replace")
+
+
+def _children_s() -> float:
+    """Processor time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def parse(text: str) -> Visit | str:

@@ -55,7 +55,7 @@ class KernelsSampler:
         done = call(command, how, self.bench.timeout_s)
         if isinstance(done, str):
             return Visit({}, problem=done)
-        found = parse(done[1])
+        found = parse(done[2])
         return found if isinstance(found, Visit) else Visit({}, problem=found)
 
     def __enter__(self) -> KernelsSampler:
