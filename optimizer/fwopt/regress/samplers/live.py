@@ -53,21 +53,21 @@ class LiveSampler:
         self.notes: tuple[str, ...] = (f"prefix cache {bench.cache} at the start of each run",)
         self._scratch = tempfile.TemporaryDirectory(prefix="fwopt-bench-")
         self._up: tuple[ArmName, Server, Endpoint] | None = None
+        self._said: dict[ArmName, tuple[str, str]] = {}
         self._starts, self._steps_read = 0, 0
 
     def key(self, arm: ArmName) -> Key:
-        server, endpoint = self._serve(arm)
-        identity, how = server.identity, self.arms[arm]
-        host = urlsplit(endpoint.url).hostname or ""
+        """What the server said when it came up; `unknown` of one that never did."""
+        how = self.arms[arm]
+        engine, model = self._said.get(arm, ("unknown", self.bench.model or "unknown"))
+        host = urlsplit(how.url).hostname or "" if how.url is not None else "localhost"
         here = host in ("localhost", "::1") or host.startswith("127.")
-        config = "-" if how.run is None else self._entry(how.run).candidate.id
-        version = how.version or (identity.version if identity else None) or "unknown"
         return Key(
             hardware=hardware() if here else f"at {host}",
-            engine=f"{endpoint.engine or 'unknown'} {version}",
-            model=endpoint.model if how.run is None else read_plan(how.run).model.name,
+            engine=engine,
+            model=model,
             workload=content_hash([self.workload.digest, self.bench.requests, self.load.model_dump(mode="json")]),
-            config=config,
+            config="-" if how.run is None else self._entry(how.run).candidate.id,
         )
 
     def visit(self, arm: ArmName) -> Visit:
@@ -107,6 +107,9 @@ class LiveSampler:
         server = self._attached(how.url) if how.url is not None else self._launched(arm, how)
         endpoint = server.start()
         self._up, self._steps_read = (arm, server, endpoint), 0
+        said = server.identity.version if server.identity is not None else None
+        model = endpoint.model if how.run is None else read_plan(how.run).model.name
+        self._said[arm] = f"{endpoint.engine or 'unknown'} {how.version or said or 'unknown'}", model
         return server, endpoint
 
     def _attached(self, url: str) -> Server:
