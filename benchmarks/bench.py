@@ -197,7 +197,7 @@ def drift() -> None:
                 tell(f"{name}, head {slower:.0%} slower, {how.__name__.replace('_', ' ')}", found, began_s)
 
 
-def here(trials: int = 150) -> None:
+def here(trials: int = 100) -> None:
     for slower in (0.0, SLOWER):
         began_s = time.monotonic()
         found = [interleaved(FromClock(REPEAT["here"], slower), seed) for seed in range(trials)]

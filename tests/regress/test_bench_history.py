@@ -130,7 +130,7 @@ DAMAGE = {
     "a sample in words": lambda text: text.replace('"wall":[', '"wall":["fast",', 1),
     "a negative sample": lambda text: text.replace('"wall":[', '"wall":[-1.0,', 1),
     "not a number": lambda text: text.replace('"wall":[', '"wall":[NaN,', 1),
-    "from the future": lambda text: text.replace('"schema_version":1', '"schema_version":99'),
+    "from the future": lambda text: text.replace('"schema_version": 1', '"schema_version": 99'),
     "no time": lambda text: text.replace("2026-11-01T10:00:00+00:00", "yesterday"),
 }
 

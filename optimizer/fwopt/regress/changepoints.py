@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 ALPHA = 0.01
 ORDERS = 999
+CHI2_95 = 3.841
+"""95 % quantile of chi-squared with one degree of freedom."""
 SHORTEST = 2
 """Sessions on either side of a change."""
 
@@ -59,7 +60,7 @@ def _search(y: Floats, start: int, end: int, least: float, rng: np.random.Genera
         return
     left = float(((part - part.mean()) ** 2).sum()) - gain
     noise = max(float(left[at]) / max(len(part) - 2, 1), 1e-18)
-    near = np.flatnonzero(left <= left[at] + noise * float(stats.chi2.ppf(0.95, 1))) + SHORTEST
+    near = np.flatnonzero(left <= left[at] + noise * CHI2_95) + SHORTEST
     found.append(ChangePoint(start + int(near[0]), start + int(near[-1]), start + split, change, p))
     _search(y, start, start + split, least, rng, found)
     _search(y, start + split, end, least, rng, found)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Collection, Sequence
 from datetime import UTC
 
-from scipy import stats
-
 from fwopt import __version__
 from fwopt.regress.estimate import point, relative
 from fwopt.regress.explain import explain
@@ -16,7 +14,7 @@ from fwopt.regress.kinship import moment, require_kin
 from fwopt.regress.sessions import against_history, trend
 from fwopt.regress.trials import trials_of, without_samples
 from fwopt.spec.bench import Metric, Rules
-from fwopt.spec.bench_result import BenchResult, Result
+from fwopt.spec.bench_result import BenchResult, Result, Run
 from fwopt.spec.comparison import Comparison, Design, MetricVerdict, Verdict
 
 
@@ -90,8 +88,9 @@ def _exact(ours: dict[str, BenchResult], head: Result, rules: Rules) -> dict[Nam
                 continue
             was, now = (float(samples(b.runs, metric.name)[0]) for b in (base, bench))
             change = math.log(now / was) * (1 if metric.better == "lower" else -1)
-            least = math.log1p(metric.min_effect or rules.exact_effect)
-            source = MinEffect(least, "stated" if metric.min_effect else "exact")
+            given = metric.min_effect or rules.min_effect
+            least = math.log1p(given or rules.exact_effect)
+            source = MinEffect(least, "stated" if given else "exact")
             worse, better = change > least, -change > least
             words = "worse by more than the minimum effect" if worse else "not worse by the minimum effect"
             found[name] = Finding(
@@ -131,17 +130,19 @@ def _verdict(base: BenchResult, head: BenchResult, metric: Metric, f: Finding) -
 
 
 def _lost(base: BenchResult, head: BenchResult, rules: Rules) -> MetricVerdict | None:
-    """Requests without an answer have no latency: they are a metric of their own. The unit is the run, for failures
-    come in bunches."""
-    a, b = (sum(run.lost for run in bench.runs) for bench in (base, head))
-    if not a and not b:
-        return None
-    runs = [(sum(run.lost > 0 for run in bench.runs), len(bench.runs)) for bench in (base, head)]
+    """Requests without an answer, and runs that crash now and then, have no latency: they are a metric of their own.
+    The unit is the run, for failures come in bunches. Live runs that the client spoilt are nobody's fault."""
+    a, b = (sum(_losses(run, bench) for run in bench.runs) for bench in (base, head))
+    if (not a and not b) or all(run.problem is not None for run in head.runs):
+        return None  # nothing was lost; or everything, which every other metric says
+    from scipy import stats  # takes longer to import than everything else here
+
+    runs = [(sum(_losses(run, bench) > 0 for run in bench.runs), len(bench.runs)) for bench in (base, head)]
     table = [[runs[1][0], runs[1][1] - runs[1][0]], [runs[0][0], runs[0][1] - runs[0][0]]]
     p = float(stats.fisher_exact(table, alternative="greater").pvalue)
     share = [lost / max(1, n) for lost, (_, n) in zip((a, b), runs, strict=True)]
     verdict: Verdict = "pass" if share[1] <= share[0] else "inconclusive"
-    reason = f"{b} requests of head went unanswered in {runs[1][0]} of {runs[1][1]} runs, {a} of base in {runs[0][0]}"
+    reason = f"head lost {b} in {runs[1][0]} of {runs[1][1]} runs, base {a} in {runs[0][0]} of {runs[0][1]}"
     if share[1] > share[0] and (head.exact or p <= rules.alpha):
         verdict = "fail"
     return MetricVerdict(
@@ -149,6 +150,10 @@ def _lost(base: BenchResult, head: BenchResult, rules: Rules) -> MetricVerdict |
         base=share[0], head=share[1], effect=None, low=None, high=None, min_effect=None, min_effect_from=None,
         p_worse=None if head.exact else p, p_not_worse=None, blocks=runs[1][1], look=None, reason=reason,
     )  # fmt: skip
+
+
+def _losses(run: Run, bench: BenchResult) -> int:
+    return run.lost + (run.problem is not None and bench.kind != "live")
 
 
 def _notes(base: Result, head: Result, together: bool) -> list[str]:

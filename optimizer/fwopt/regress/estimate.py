@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from fwopt.spec.bench import Metric
 
@@ -47,17 +47,17 @@ class Effect:
         """Chance that an arm worse by at most `by` looks this bad."""
         if self.error == 0:
             return 0.0 if self.log > by else 1.0
-        return float(stats.t.sf((self.log - by) / self.error, self.units - 1))
+        return float(special.stdtr(self.units - 1, (by - self.log) / self.error))
 
     def p_better(self, by: float = 0.0) -> float:
         """Chance that an arm worse by at least `by` looks this good."""
         if self.error == 0:
             return 0.0 if self.log < by else 1.0
-        return float(stats.t.cdf((self.log - by) / self.error, self.units - 1))
+        return float(special.stdtr(self.units - 1, (self.log - by) / self.error))
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """One-sided at `alpha` on either side."""
-        half = float(stats.t.ppf(1 - alpha, self.units - 1)) * self.error
+        half = float(special.stdtrit(self.units - 1, 1 - alpha)) * self.error
         return self.log - half, self.log + half
 
 
@@ -94,7 +94,7 @@ _GRID: Floats = np.linspace(0, 1, 20_001)
 
 @lru_cache(maxsize=256)
 def _beta_table(q: float, n: int) -> Floats:
-    return np.asarray(stats.beta.cdf(_GRID, (n + 1) * q, (n + 1) * (1 - q)), np.float64)
+    return np.asarray(special.betainc((n + 1) * q, (n + 1) * (1 - q), _GRID), np.float64)
 
 
 def _harrell_davis(q: float, n: int, below: NDArray[np.float32]) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy import special
 
 from fwopt.regress.estimate import Effect
 from fwopt.regress.sequential import looks
@@ -24,9 +24,9 @@ def from_noise(noise: Effect, rules: Rules) -> float:
     probability `POWER` when the minimum effect is (z of the pass + z of the power) x s.
     """
     freedom = noise.units - 1
-    above = math.sqrt(freedom / float(stats.chi2.ppf(1 - NOISE_CONFIDENCE, freedom)))
+    above = math.sqrt(freedom / float(special.chdtri(freedom, NOISE_CONFIDENCE)))
     at_end = noise.error * above * math.sqrt(noise.units / rules.max_blocks)
-    z = float(stats.norm.ppf(1 - rules.alpha_pass / len(looks(rules))) + stats.norm.ppf(POWER))
+    z = float(special.ndtri(1 - rules.alpha_pass / len(looks(rules))) + special.ndtri(POWER))
     return min(max(z * at_end, math.log1p(rules.floor)), math.log1p(rules.ceiling))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +28,13 @@ def rounded(value: float) -> float:
 
 def write_result(result: Result, path: Path) -> None:
     """JSON, a line a run, so that git shows what changed."""
-    write_text(path, result.model_dump_json(indent=None) + "\n")
+    content, lines = result.model_dump(mode="json"), []
+    for bench in content["benches"]:
+        for name in ("runs", "aa_runs"):
+            lines += [orjson.dumps(run).decode() for run in bench[name]]
+            bench[name] = [f"@{len(lines) - len(bench[name]) + i}@" for i in range(len(bench[name]))]
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_text(path, re.sub(r'"@(\d+)@"', lambda found: lines[int(found[1])], text) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

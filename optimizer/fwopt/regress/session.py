@@ -34,7 +34,8 @@ class _Course:
     runs: dict[ArmName, list[Run]]
     aa_runs: list[Run] = field(default_factory=list)
     blocks: int = 0
-    problems: int = 0
+    problems: dict[ArmName, int] = field(default_factory=dict)
+    """Visits in a row that failed."""
     done: bool = False
 
 
@@ -136,8 +137,8 @@ class Session:
     def _visit(self, course: _Course, arm: ArmName, block: int) -> Run:
         started_s = self.clock() - self._begun_s
         visit = course.sampler.visit(arm)
-        course.problems = course.problems + 1 if visit.problem else 0
-        course.done |= course.problems >= MOST_PROBLEMS
+        course.problems[arm] = course.problems.get(arm, 0) + 1 if visit.problem else 0
+        course.done |= course.problems[arm] >= MOST_PROBLEMS
         self._position += 1
         return Run(
             block=block, position=self._position - 1, started_s=round(started_s, 3), samples=visit.samples,

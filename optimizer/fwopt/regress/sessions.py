@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from fwopt.regress.estimate import Effect, point
 from fwopt.regress.floor import stated
@@ -75,7 +75,7 @@ def _least(effect: Effect, metric: Metric, rules: Rules) -> MinEffect:
     given = stated((metric.min_effect, rules.min_effect))
     if given is not None:
         return MinEffect(given, "stated")
-    width = float(stats.t.ppf(1 - rules.alpha_pass, effect.units - 1)) * effect.error * 1.5
+    width = float(special.stdtrit(effect.units - 1, 1 - rules.alpha_pass)) * effect.error * 1.5
     return MinEffect(min(max(width, math.log1p(rules.floor)), math.log1p(rules.ceiling)), "sessions")
 
 
@@ -133,6 +133,8 @@ def trend(when: Sequence[float], values: Sequence[float]) -> float | None:
     """Drift from first to last in log units, by Theil and Sen; None: Kendall's test finds none, or too few values."""
     if len(values) < 4:
         return None
+    from scipy import stats  # takes longer to import than everything else here
+
     x, y = np.asarray(when, np.float64), np.log(np.asarray(values, np.float64))
     tau = stats.kendalltau(x, y)
     if not tau.pvalue < TREND_ALPHA:

@@ -22,6 +22,8 @@ def markdown(c: Comparison) -> str:
         lines += [f"{name:<{wide}}  {line} {effect}" for name, line, effect in drawn]
         lines += ["```", ""]
     for bench, parts in c.explanation.items():
+        if not any(m.bench == bench and (m.verdict != "pass" or m.improved) for m in c.metrics):
+            continue
         lines += [f"**What moved in {_cell(bench)}**", "", *(f"* {_cell(words.part(p))}" for p in parts[:6]), ""]
     lines += [f"* {_cell(note)}" for note in c.notes]
     return "\n".join(lines).rstrip() + "\n"

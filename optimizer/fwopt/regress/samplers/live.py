@@ -74,7 +74,7 @@ class LiveSampler:
         try:
             _, endpoint = self._serve(arm)
         except ServerError as error:
-            return Visit({}, problem=str(error))
+            return Visit({}, lost=self.bench.requests or len(self.workload), problem=str(error))
         caching = True
         if (run := self.arms[arm].run) is not None:
             caching = self._entry(run).candidate.batching.prefix_caching
