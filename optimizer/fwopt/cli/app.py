@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb -> where it lives, and its line in `fwopt --help`."""
 GROUPS: dict[str, tuple[str, str]] = {
+    "bench": ("fwopt.cli.bench:app", "Is this build slower than that one: pass, fail or inconclusive."),
     "profiles": ("fwopt.cli.profiles:app", "Measured operator times: list, show, import."),
     "kernels": ("fwopt.cli.kernels:app", "fwopt's Triton kernels: check and tune."),
 }

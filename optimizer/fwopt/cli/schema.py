@@ -38,6 +38,10 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "ab-answer": ("fwopt.spec.ab:AbAnswer", "a line of its answers.jsonl.gz"),
     "evals-comparison": ("fwopt.spec.evals:EvalComparison", "two servers' answers, item by item"),
     "quantized": ("fwopt.spec.quantized:QuantizedCheckpoint", "fwopt.json of `fwopt quantize`"),
+    "bench-suite": ("fwopt.spec.bench:Suite", "SUITE.yaml of `fwopt bench`"),
+    "bench-result": ("fwopt.spec.bench_result:Result", "what `fwopt bench run` measured, and a stored baseline"),
+    "bench-comparison": ("fwopt.spec.comparison:Comparison", "the verdict of `fwopt bench compare`"),
+    "bench-series": ("fwopt.spec.comparison:Series", "one metric of `fwopt bench history --json`"),
 }
 
 

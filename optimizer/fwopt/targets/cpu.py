@@ -29,7 +29,7 @@ _FALLBACK_HZ = 3e9
 def this_processor() -> DeviceSpec:
     """The cores that this process may use. The bandwidth is measured once a machine and kept, so that equal runs have
     equal inputs."""
-    facts = _cpuinfo()
+    facts = cpu_facts()
     cores = _cores()
     name = device_name(facts.get("model name", "unknown processor"), cores)
     bandwidth, how = _bandwidth(name)
@@ -53,7 +53,7 @@ def this_processor() -> DeviceSpec:
 
 def processor_name() -> str:
     """For a reader; nothing is measured."""
-    return _full_name(_cpuinfo(), _cores()) if Path("/proc/cpuinfo").exists() else platform.processor()
+    return _full_name(cpu_facts(), _cores()) if Path("/proc/cpuinfo").exists() else platform.processor()
 
 
 def _cores() -> int:
@@ -71,7 +71,7 @@ def device_name(model_name: str, cores: int) -> str:
     return f"cpu-{slug}-{cores}c"
 
 
-def _cpuinfo() -> dict[str, str]:
+def cpu_facts() -> dict[str, str]:
     """Fields of the first core."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")

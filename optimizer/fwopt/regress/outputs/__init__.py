@@ -1,0 +1,1 @@
+"""A comparison as other programs read it: one module a format."""
