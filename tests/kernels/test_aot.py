@@ -137,6 +137,18 @@ def test_a_space_has_its_default_first_and_only_what_is_allowed() -> None:
     assert [v.id for v in space.variants()] == ["block2-w8-s1", "block2-w4-s1"]
 
 
+def test_many_rows_have_a_default_of_their_own() -> None:
+    w4a16 = load(OPERATORS["w4a16"]).space("g128")
+    assert [w4a16.default_for({"m": m, "n": 64, "k": 64}) for m in (1, 63, 64)] == [
+        w4a16.default, w4a16.default, w4a16.defaults[1],
+    ]  # fmt: skip
+    moe, layer = load(OPERATORS["fused_moe"]).space("bf16"), {"experts": 128, "top_k": 8}
+    assert moe.default_for({**layer, "tokens": 256}) == moe.default  # 16 rows an expert
+    assert moe.default_for({**layer, "tokens": 512}) == moe.defaults[1] != moe.default
+    norm = load(OPERATORS["rms_norm"]).space("bf16")
+    assert norm.default_for({"rows": 4096, "columns": 4096}) == norm.default
+
+
 @pytest.mark.parametrize("target", OPERATORS.values())
 def test_spaces_of_the_operators(target: str) -> None:
     operator = load(target)

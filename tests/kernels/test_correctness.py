@@ -93,8 +93,9 @@ def seed(record_property: Callable[[str, object], None]) -> int:
 @pytest.mark.parametrize(("name", "format", "shape"), CASES)
 @pytest.mark.parametrize("padding", [0, 24])
 def test_the_kernel(name: str, format: str, shape: dict[str, int], padding: int, seed: int, interpreted: Any) -> None:
-    """The default variant, and one whose blocks are smaller than the row."""
-    for chosen in (load(OPERATORS[name]).space(format).default, VARIANTS[name]):
+    """The default variant, that of large sizes with strided inputs, and one whose blocks are smaller than the row."""
+    space = load(OPERATORS[name]).space(format)
+    for chosen in (*(space.defaults if padding else [space.default]), VARIANTS[name]):
         assert interpreted(OPERATORS[name], format, shape, variant=chosen, seed=seed, padding=padding) == []
 
 

@@ -16,7 +16,7 @@ from fwopt.engine.architecture import Architecture, read_architecture
 from fwopt.engine.server.app import Served
 from fwopt.engine.server.serve import served_model
 from fwopt.engine.settings import DeviceKind, DType, LoadFormat, Operators, Settings, check, without_triton
-from fwopt.errors import InputError
+from fwopt.errors import FwoptError, InputError
 from fwopt.perf.capture import capture_sizes
 from fwopt.spec.candidate import Candidate
 from fwopt.targets.models import find_config
@@ -97,16 +97,15 @@ def _choices(config: Path | None, candidate: Candidate, device: DeviceKind) -> t
         return choices_of(read_set(config.parent / KERNELS, candidate.kernels), describe(device))
     if config is not None or device == "cpu":
         return ()
-    times, notes = find(load_hardware(None).device)
-    if times is None:
-        why = "; ".join(notes) or "none were tuned; run `fwopt kernels tune`"
-        print(f"fwopt: kernels run in their default variants: {why}", file=sys.stderr)
-        return ()
     try:
-        return choices_of(times.kernels, describe(device))
-    except InputError as error:
-        print(f"fwopt: kernels run in their default variants: {error}", file=sys.stderr)
-        return ()
+        times, notes = find(load_hardware(None).device)
+        if times is not None:
+            return choices_of(times.kernels, describe(device))
+        why = "; ".join(notes) or "none were tuned; run `fwopt kernels tune`"
+    except FwoptError as error:
+        why = str(error)
+    print(f"fwopt: kernels run in their default variants: {why}", file=sys.stderr)
+    return ()
 
 
 def read_config(file: Path | None) -> tuple[Candidate, str | None]:

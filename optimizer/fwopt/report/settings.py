@@ -17,6 +17,7 @@ _NAMES = {
     "parallelism.replicas": "replicas",
     "batching.max_model_len": "max_model_len",
     "router": "router policy",
+    "kernels": "tuned kernels",
 }
 """Where a plainer name than the field's own helps."""
 
@@ -40,9 +41,10 @@ def quantization(scheme: Quantization) -> str:
 
 
 def settings(candidate: Candidate) -> dict[str, str]:
-    """Every setting, the derived GPU count included, in the order of the `Candidate` model."""
+    """Every setting, the derived GPU count included, in the order of the `Candidate` model; of kernels only a set."""
     found = {"GPUs": str(candidate.parallelism.gpus), "quantization": quantization(candidate.quantization)}
-    for path, value in _flat(candidate.model_dump(exclude={"quantization"})):
+    left_out = {"quantization"} if candidate.kernels is not None else {"quantization", "kernels"}
+    for path, value in _flat(candidate.model_dump(exclude=left_out)):
         found[_NAMES.get(path, path.rpartition(".")[2])] = _shown(path, value)
     return found
 
