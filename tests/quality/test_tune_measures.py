@@ -15,7 +15,6 @@ from fwopt.errors import InputError, RunFolderError
 from fwopt.quality import study
 from fwopt.search.run_folder import read_plan
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
