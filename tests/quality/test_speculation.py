@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fwopt.quality.speculation.acceptance import Reply, Walked, figures, steps
 from fwopt.quality.speculation.drafting import DraftModel, Lookup, load
 from fwopt.quality.statistics import Bootstrap
 from fwopt.report.speculation import render
-from fwopt.spec.speculation import NgramDrafter, SpeculationSettings
+from fwopt.spec.speculation import ModelDrafter, NgramDrafter, SpeculationSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VLLM = os.environ.get("FWOPT_VLLM_PYTHON")
@@ -73,6 +74,63 @@ def test_lookup_proposes_what_vllm_proposes(tmp_path):
         cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.live
+@needs_vllm
+@pytest.mark.skipif("FWOPT_SMOLLM2" not in os.environ, reason="FWOPT_SMOLLM2 names no folder of a small real model")
+def test_vllm_counts_the_same_drafts_on_its_own_replies(tmp_path):
+    """Its replies divided into steps by us give its own counters. What it accepts beyond a reply's last token is
+    counted there and cannot be seen here: at most the last draft of each."""
+    import pydoc_data.topics
+
+    model, prose = Path(os.environ["FWOPT_SMOLLM2"]), tmp_path / "topics.txt"
+    prose.write_text("\n\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))[:60000])
+    settings = SpeculationSettings(replies="generated", prompt_tokens=64, reply_tokens=32, max_replies=8)
+    prompts = replies.openings(model, [prose], [], settings)
+    drafter = NgramDrafter(tokens=4, lookup_min=2, lookup_max=4)
+    asked = {"config": drafter.vllm(), "prompts": [list(p.prompt) for p in prompts], "tokens": 32}
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    script = Path(__file__).with_name("ask_vllm_speculation.py")
+    done = subprocess.run(
+        [VLLM, str(script), str(model), str(tmp_path / "asked.json")],
+        cwd=tmp_path, env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}, capture_output=True, text=True,
+        timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = json.loads(done.stdout)
+    own = [Reply("a", p.prompt, tuple(tokens)) for p, tokens in zip(prompts, answer["replies"], strict=True)]
+    walked = [list(steps(reply, Lookup(drafter))) for reply in own]
+    got, theirs = figures(Walked.of(walked), 4, Bootstrap(0)), answer["counted"]
+    assert (got.drafts, got.draft_tokens) == (theirs["num_drafts"], theirs["num_draft_tokens"])
+    unseen = sum(proposed - accepted for proposed, accepted in (row[-1] for row in walked))
+    assert got.drafts > 20
+    assert got.accepted_tokens <= theirs["num_accepted_tokens"] <= got.accepted_tokens + unseen
+
+
+@pytest.mark.live
+@needs_vllm
+@pytest.mark.parametrize("drafter", [NgramDrafter(), ModelDrafter(model="MODEL", tokens=3)], ids=["ngram", "draft"])
+def test_vllm_accepts_what_is_printed_for_it(drafter, tiny, tmp_path):
+    if drafter.kind == "draft":
+        drafter = drafter.model_copy(update={"model": str(tiny)})
+    script = (
+        "import json, sys\n"
+        "from vllm.engine.arg_utils import AsyncEngineArgs\n"
+        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
+        "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
+        "line = ['--model', sys.argv[1], '--skip-tokenizer-init', '--speculative-config', sys.argv[2]]\n"
+        "engine = AsyncEngineArgs.from_cli_args(make_arg_parser(FlexibleArgumentParser()).parse_args(line))\n"
+        "found = engine.create_engine_config().speculative_config\n"
+        "print(json.dumps({key: getattr(found, key) for key in json.loads(sys.argv[2])}))\n"
+    )
+    env = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": "", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [VLLM, "-c", script, str(tiny), json.dumps(drafter.vllm())],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == drafter.vllm()
 
 
 class Scripted:
