@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,15 @@ DEPLOYED = Candidate(
     parallelism=Parallelism(tp=2, replicas=4),
     batching=Batching(max_num_seqs=256, max_num_batched_tokens=4096),
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the user profiled and measured on this machine is no part of a test, nor does a test add to it."""
+    folder = tmp_path_factory.mktemp("own-data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

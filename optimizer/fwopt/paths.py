@@ -37,6 +37,11 @@ def own_evals() -> Path:
     return _own() / "evals"
 
 
+def own_speculation() -> Path:
+    """Where `fwopt speculation` keeps what it found."""
+    return _own() / "speculation"
+
+
 def _own() -> Path:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return home / "fwopt"

@@ -24,6 +24,12 @@ def _brute_force(toy, service, space):
     return best, {i for i, value in kept.items() if best is not None and value <= best * 1.001}
 
 
+def test_a_precision_without_a_layout_is_never_suggested(toy):
+    space = toy.LARGE.model_copy(update={"impossible": (("fp8", "tp1"), ("fp8", "tp2"))})
+    plan = toy.tune(toy.inputs(space, trials=60), toy.Toy(9.0), TrialLog())
+    assert plan.chosen.candidate.quantization.kind == "bf16"
+
+
 @pytest.mark.parametrize("rate", [1.5, 5.0, 9.0, 14.0, 20.0])
 def test_enumeration_with_dominance_finds_what_brute_force_finds(toy, rate):
     service = toy.Toy(rate)

@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quality": ("fwopt.cli.quality:quality", "Measure what quantization costs a model on a text."),
     "evals": ("fwopt.cli.evals:evals", "Grade a server's answers to an eval set, beside a reference's."),
     "ab": ("fwopt.cli.ab:ab", "Hold two servers against each other: latency and quality."),
+    "speculation": ("fwopt.cli.speculation:speculation", "Measure how often guessed tokens are right on a text."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
     "serve": ("fwopt.cli.serve:serve", "Run the reference engine behind an OpenAI-compatible API."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),

@@ -27,10 +27,16 @@ class Display:
     def __init__(self, progress: Progress, stopper: Stopper) -> None:
         self.progress, self.stopper = progress, stopper
         self._last_s = 0.0
+        self.measuring = ""
 
     def on_phase(self, phase: Phase) -> None:
         self.progress.phase = phase
         self._plain(force=True)
+
+    def on_measure(self, what: str, done: int, total: int) -> None:
+        """Of `fwopt quality`, while it works for the search."""
+        self.measuring = f"{what}, {done} of {total}" if total else what
+        self._plain(force=False)
 
     def on_trial(self, trial: Trial) -> None:
         self.progress.observe(trial)
@@ -48,6 +54,8 @@ class Display:
     def left(self) -> str:
         """Until the budget is spent at the pace so far, or until the time limit, whichever comes first."""
         p, spent = self.progress, self.stopper.elapsed_s
+        if p.phase == "quality":
+            return self.measuring or "measuring"
         if p.phase == "capacity":
             return f"{p.capacity_runs} capacity runs"
         pace = spent / p.evaluated * max(p.budget - p.evaluated, 0) if p.evaluated >= WARM else None

@@ -27,6 +27,8 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "replay-line": ("fwopt.live.lines:ReplayLine", "its line of a request"),
     "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
+    "run-quality": ("fwopt.spec.quality:RunQuality", "quality.json: measured during a search"),
+    "speculation": ("fwopt.spec.speculation:SpeculationResults", "results.json of `fwopt speculation`"),
     "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
     "eval-item": ("fwopt.evals.items:EvalItem", "one line of an eval set"),
     "evals-header": ("fwopt.spec.evals:EvalsHeader", "first line of a file of answers"),

@@ -28,6 +28,14 @@ def tune(
     minimize: o.Minimize = None,
     maximize: o.Maximize = None,
     max_quality_drop: o.QualityDrop = None,
+    measure_quality: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure quality on this text (or trace with text) where it could decide, repeatable.",
+            rich_help_panel="Objective",
+        ),
+    ] = None,
     allow_unmeasured: Annotated[
         bool, typer.Option("--allow-unmeasured", help="Let assumed operator times decide.", rich_help_panel="Objective")
     ] = False,

@@ -68,6 +68,10 @@ def merged(settings: Settings, given: dict[str, Any]) -> Settings:
         objective["minimize"], objective["maximize"] = list(given.get("minimize", ())), list(given.get("maximize", ()))
     if "max_quality_drop" in given:
         objective["max_quality_drop"] = list(given["max_quality_drop"])
+    if "measure_quality" in given:
+        from fwopt.cli.quality_on_demand import by_kind
+
+        content["measure_quality"] = (content["measure_quality"] or {}) | by_kind(given["measure_quality"])
     return parse_settings(content, COMMAND_LINE)
 
 
@@ -92,6 +96,11 @@ def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | N
         place = (given.get("live_model"), given.get("profiles"))
         run_missing(settings.engine, model.name, settings.hardware, *place, longest)
     baseline, notes = _baseline(settings, model)
+    measuring = None
+    if settings.measure_quality is not None:
+        from fwopt.cli.quality_on_demand import asked
+
+        measuring = asked(settings, model)
     job = prepare(
         trace,
         settings,
@@ -102,6 +111,7 @@ def start(trace: Path, given: dict[str, Any]) -> tuple[Job, RunFolder, float | N
         profiles=given.get("profiles"),
         baseline=baseline,
         notes=(*((note,) if note else ()), *notes),
+        measuring=measuring,
     )
     folder = RunFolder.create(out or _default_folder(job), job.inputs, force=force)
     if force:
@@ -163,8 +173,16 @@ def run(
     stopper = Stopper(timeout_s)
     display = Display(Progress(job.inputs.trials, job.inputs.allow_unmeasured), stopper)
     log: TrialLog = folder.log()
+    ledger = None
+    if job.inputs.measuring is not None:
+        from fwopt.cli.quality_on_demand import ledger_of
+
+        ledger = ledger_of(job.inputs, folder, stopper, display.on_measure)
     with stopper.on_interrupt(), display.shown():
-        plan = run_job(job, log, workers=workers, stopper=stopper, on_trial=display.on_trial, on_phase=display.on_phase)
+        plan = run_job(
+            job, log, workers=workers, stopper=stopper, on_trial=display.on_trial, on_phase=display.on_phase,
+            ledger=ledger,
+        )  # fmt: skip
     folder.write_plan(plan)
     if live is not None and plan.status == "complete":
         plan = measured(job, plan, folder, live)
@@ -174,15 +192,28 @@ def run(
 
 
 def measured(job: Job, plan: Plan, folder: RunFolder, live: Live) -> Plan:
-    """The best candidates and the baseline, replayed one after another on servers started from their own files."""
+    """The best candidates and the baseline, replayed one after another on servers started from their own files. Where
+    quality is measured, only those whose quality was: a measured time must not make up for it."""
     from fwopt.cli.verifying import shown
     from fwopt.verify.choosing import decide, finalists
     from fwopt.verify.session import Session, Where
 
     session = Session(job, plan, folder.path, Where(model=live.model), live.requests)
     with shown(session):
-        trials = [session.measure(entry, again=False) for entry in finalists(plan, live.candidates)]
+        trials = [
+            session.measure(entry, again=False) for entry in finalists(_of_known_quality(job, plan), live.candidates)
+        ]
     return decide(plan, trials)
+
+
+def _of_known_quality(job: Job, plan: Plan) -> Plan:
+    if job.inputs.measuring is None:
+        return plan
+    from fwopt.search.quality import measured_name
+
+    known = {"", *(verdict.name for verdict in plan.schemes if verdict.status == "measured")}
+    runners = tuple(e for e in plan.runners_up if measured_name(e.candidate, job.inputs.model) in known)
+    return plan.model_copy(update={"runners_up": runners})
 
 
 def show(plan: Plan, folder: RunFolder, written: Sequence[Path], *, as_json: bool) -> None:

@@ -76,6 +76,12 @@ def run(request: Request, tell: Tell) -> tuple[QualityResults, Path]:
     return results, study.folder.results_path
 
 
+def require(request: Request, vocabulary: int) -> None:
+    """Refuse, before any work, what the libraries here, the files or the text do not allow."""
+    library_version()
+    read_windows(request, vocabulary, lambda what, done, total: None)
+
+
 def _open(request: Request, tell: Tell) -> _Study:
     try:
         request.home.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,11 @@ class Reader:
 
     def trace(self, path: Path, label: str) -> Iterator[Document]:
         """Prompt and reply of each request as the model read and wrote them."""
+        for prompt, reply in self.exchanges(path):
+            yield Document(label, [*prompt, *reply])
+
+    def exchanges(self, path: Path) -> Iterator[tuple[list[int], list[int]]]:
+        """(prompt, reply) of each request that has its text."""
         builder, found, source = Builder(str(path), {}), 0, Source(path)
         for number, line in source.lines():
             builder.line = number
@@ -67,7 +72,7 @@ class Reader:
             text = row.get("text")
             if isinstance(text, dict) and ("messages" in text or "prompt" in text):
                 found += 1
-                yield Document(label, [*self._prompt(text, builder), *self._chat.plain(_reply(text.get("reply")))])
+                yield self._prompt(text, builder), self._chat.plain(_reply(text.get("reply")))
         if not found:
             raise InputError(f"{path}: no request has its text; record with `fwopt record --with-text`")
 

@@ -105,6 +105,8 @@ def _fell(rejected: Rejected) -> list[str]:
     if rejected.need is not None or rejected.have is not None:
         need, have = f.quantity(rejected.need, rejected.unit), f.quantity(rejected.have, rejected.unit)
         said.append(f"Need {need}, have {have}.")
+    if rejected.rung == "quality" and "measured" in rejected.reason:
+        return said  # it may have been simulated before its quality was measured
     return [*said, "It was not simulated, so it has no latencies."]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fwopt.report.table import table
 from fwopt.spec.quality import ArmFigures, Estimate, Figures, QualityResults
 
 _HEAD = ("", "KL, nats/token", "95 % interval", "top-1", "top-5", "perplexity", "")
@@ -17,7 +18,7 @@ def render(results: QualityResults, path: str) -> str:
         f"{results.model} on {', '.join(results.text)}: {what}",
         f"reference in {results.settings.dtype}, perplexity {results.reference_perplexity:.3f}",
         "",
-        *_table([_HEAD, *(_row(arm) for arm in (*controls, *schemes))]),
+        *table([_HEAD, *(_row(arm) for arm in (*controls, *schemes))]),
         "",
     ]
     lines += [f"{item.name}: left out, {item.reason}" for item in results.left_out]
@@ -25,7 +26,7 @@ def render(results: QualityResults, path: str) -> str:
         parts = list(getattr(controls[0], pick))
         if len(parts) > 1:
             rows = [(arm.name, *(_kl(getattr(arm, pick)[part]) for part in parts)) for arm in (*controls, *schemes)]
-            lines += [f"KL by {title}", *_table([("", *parts), *rows]), ""]
+            lines += [f"KL by {title}", *table([("", *parts), *rows]), ""]
     lines.append(f"noise: what the unquantized model differs by from itself, computed otherwise ({controls[0].name}: "
                  f"{controls[0].says}; {controls[-1].name}: {controls[-1].says})")  # fmt: skip
     lines.append(f"seed {results.settings.seed}; {results.machine}; {results.date}; {path}")
@@ -55,8 +56,3 @@ def _kl(figures: Figures) -> str:
 
 def _interval(estimate: Estimate) -> str:
     return "too few windows" if estimate.low is None else f"{estimate.low:.3g} - {estimate.high:.3g}"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

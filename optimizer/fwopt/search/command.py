@@ -8,6 +8,7 @@ from fwopt.search.run_folder import RunInputs
 from fwopt.search.settings import Settings
 from fwopt.search.space import SpaceOverrides
 from fwopt.spec.engine import EngineSpec
+from fwopt.spec.quality import QualitySettings
 
 
 def command(inputs: RunInputs) -> str:
@@ -23,8 +24,12 @@ def command(inputs: RunInputs) -> str:
     words += ["--profiles", "FOLDER"] * (inputs.profiles is not None)
     words += ["--calibration", "CALIBRATION.yaml"] * (inputs.machine is not None)
     words += _objective(inputs)
+    if inputs.measuring is not None:
+        for name in (*inputs.measuring.files, *inputs.measuring.traces):
+            words += ["--measure-quality", name]
     words += ["--baseline", "CONFIG.yaml"] * (inputs.baseline is not None)
-    words += ["--config", "FWOPT.yaml"] * (inputs.overrides != SpaceOverrides())
+    files = inputs.measuring is not None and inputs.measuring.settings != QualitySettings()
+    words += ["--config", "FWOPT.yaml"] * (files or inputs.overrides != SpaceOverrides())
     if inputs.trials != Settings().trials:
         words += ["--trials", str(inputs.trials)]
     return " ".join(shlex.quote(word) for word in [*words, "--seed", str(inputs.seed)])

@@ -35,6 +35,7 @@ from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.outcome import Rejected
 from fwopt.spec.plan import InputPin
+from fwopt.spec.quality import Measuring
 from fwopt.targets import load_hardware, load_model
 from fwopt.targets.quantization import native_quantization
 
@@ -91,8 +92,9 @@ def prepare(
     profiles: Path | None = None,
     baseline: Candidate | None = None,
     notes: Sequence[str] = (),
+    measuring: Measuring | None = None,
 ) -> Job:
-    """Resolve a new run. `notes`: what the caller assumed on the way."""
+    """Resolve a new run. `notes`: what the caller assumed on the way; `measuring`: what quality is measured on."""
     hardware = load_hardware(settings.hardware, settings.price)
     engine = resolve_engine(settings.engine, hardware.device, profiles)
     objective, assumed = parse_objective(settings.objective, hardware)
@@ -128,7 +130,8 @@ def prepare(
         profiles=str(profiles) if profiles else None,
         notes=(*notes, *((assumed,) if assumed else ())),
         machine=machine,
-        quality=find_measured(model, own_quality()),
+        quality=find_measured(model, own_quality()) if measuring is None else None,
+        measuring=measuring,
         evals=find_evals(model, own_evals()) if objective.max_evals_drop else None,
         pins=_pins(traffic, model, profile, engine),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),

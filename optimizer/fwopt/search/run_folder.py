@@ -23,7 +23,7 @@ from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
 from fwopt.spec.provenance import Interval
-from fwopt.spec.quality import MeasuredQuality
+from fwopt.spec.quality import MeasuredQuality, Measuring
 
 T = TypeVar("T", bound=Frozen)
 
@@ -61,6 +61,8 @@ class RunInputs(Frozen):
     """What `fwopt quality` found of this model; None: literature."""
     evals: MeasuredEvals | None = None
     """What `fwopt evals` found of this model; None: nothing."""
+    measuring: Measuring | None = None
+    """Quality is measured during the search; then `quality` is None."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""
@@ -110,7 +112,13 @@ class RunFolder:
         folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for stale in (folder.plan_path, folder.trials_path, path / "report.html", path / "report.md"):
+            for stale in (
+                folder.plan_path,
+                folder.trials_path,
+                path / "quality.json",
+                path / "report.html",
+                path / "report.md",
+            ):
                 stale.unlink(missing_ok=True)
         except OSError as error:
             raise RunFolderError(f"{path} cannot be written: {error.strerror}; choose another with --out") from None

@@ -15,6 +15,7 @@ from fwopt.spec.base import Frozen
 from fwopt.spec.engine import EngineName, EngineSpec
 from fwopt.spec.hardware import DeviceSpec, HardwareSpec
 from fwopt.spec.objective import EvalsLimit, Goal, Objective, QualityLimit, Slo
+from fwopt.spec.quality import QualitySettings
 
 FILE = "fwopt.yaml"
 COMMAND_LINE = "command line"
@@ -47,6 +48,19 @@ class ObjectiveSettings(Frozen):
     """`kl<0.01`, `top1>99%`, `evals:tools>=-0.5pp`."""
 
 
+class MeasureQuality(Frozen):
+    """Quality measured during the search; see docs/quality.md."""
+
+    text: Texts = ()
+    """Files of plain text."""
+    workload: Texts = ()
+    """Traces recorded with `fwopt record --with-text`."""
+    weights: str | None = None
+    """Folder or cached Hugging Face id; absent: the model's own."""
+    max_tokens: Annotated[int, Field(ge=128)] = QualitySettings().max_tokens
+    window: Annotated[int, Field(ge=32)] = QualitySettings().window
+
+
 class Settings(Frozen):
     """`fwopt.yaml`; each key is also a flag of `fwopt tune`, which wins."""
 
@@ -62,6 +76,8 @@ class Settings(Frozen):
     """File that `fwopt calibrate` wrote, laid on top of the profile's step times."""
     objective: ObjectiveSettings = ObjectiveSettings()
     search: SpaceOverrides = SpaceOverrides()
+    measure_quality: MeasureQuality | None = None
+    """Absent: quality is as `fwopt quality` left it, else from literature."""
     rate_scale: PositiveFloat = 1.0
     """Multiple of the trace's arrival rate to plan for."""
     only_model: str | None = None
@@ -116,7 +132,11 @@ def _key(place: tuple[int | str, ...], where: str) -> str:
 
 
 def _unknown(place: tuple[int | str, ...], where: str) -> InputError:
-    kinds: dict[str, type[Frozen]] = {"objective": ObjectiveSettings, "search": SpaceOverrides}
+    kinds: dict[str, type[Frozen]] = {
+        "objective": ObjectiveSettings,
+        "search": SpaceOverrides,
+        "measure_quality": MeasureQuality,
+    }
     section = kinds.get(str(place[0]), Settings) if len(place) > 1 else Settings
     key = ".".join(str(part) for part in place)
     return UnknownNameError(f"setting in {where}:", key, section.model_fields)

@@ -90,19 +90,19 @@ class Tuner:
     def _settled(self) -> None:
         """Search until the choice rests on schemes that were measured and passed. Whatever a measurement changes, the
         search is walked again: a run that is resumed then takes the same way."""
-        while True:
-            self._search()
-            changed = False
-            while self.ledger is not None and not changed:
-                wanted = self.ledger.wanted([t for t in self.ladder.log.trials if self.may_be_chosen(t)])
-                if not wanted:
-                    return
-                self.on_phase("quality")
-                self.ledger.measure(wanted)
-                changed = self.ledger.apply(self.ladder.log)
-            if not changed:
-                return
+        self._search()
+        while self.ledger is not None and self._measure_quality(self.ledger):
             self.ladder.restart()
+            self._search()
+
+    def _measure_quality(self, ledger: Ledger) -> bool:
+        """Until nothing more is wanted; whether it changed anything before."""
+        while wanted := ledger.wanted([t for t in self.ladder.log.trials if self.may_be_chosen(t)]):
+            self.on_phase("quality")
+            ledger.measure(wanted)
+            if ledger.apply(self.ladder.log):
+                return True
+        return False
 
     def _search(self) -> None:
         self.on_phase("baseline")
@@ -252,7 +252,9 @@ class Tuner:
         }
         update = {"quantizations": left, "impossible": (*self.space.impossible, *sorted(too_big))}
         narrowed = self.space.model_copy(update=update)
-        return narrowed if narrowed.structures() else self.space
+        narrowed = narrowed if narrowed.structures() else self.space
+        usable = tuple(q for q in narrowed.quantizations if narrowed.usable_layouts(q))
+        return narrowed.model_copy(update={"quantizations": usable})
 
     def _hopeless(self, quantization: Quantization, trials: Sequence[Trial]) -> bool:
         mine = [t.outcome for t in trials if t.candidate.quantization == quantization]

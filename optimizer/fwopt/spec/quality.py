@@ -66,11 +66,11 @@ class LeftOut(Frozen):
 class QualitySettings(Frozen):
     """What the figures depend on, beside weights and text."""
 
-    window: int
+    window: int = 512
     """Tokens of a window."""
-    max_tokens: int
-    seed: int
-    dtype: Literal["bf16", "fp32"]
+    max_tokens: int = 16384
+    seed: int = 0
+    dtype: Literal["bf16", "fp32"] = "bf16"
     """Of activations and unquantized weights; the head works in float32."""
 
 
@@ -142,6 +142,19 @@ class MeasuredQuality(Frozen):
         tokens = max((arm.overall.tokens for arm in results.arms), default=0)
         schemes = results.scheme_costs()
         return cls(file=str(file), key=results.key, text=results.text, tokens=tokens, schemes=schemes)
+
+
+class Measuring(Frozen):
+    """What quality is measured on during a search."""
+
+    model: str
+    """As studies are named."""
+    folder: str
+    """With weights and tokenizer."""
+    files: tuple[str, ...]
+    traces: tuple[str, ...]
+    settings: QualitySettings
+    text_digest: str
 
 
 class SchemeVerdict(Frozen):

@@ -1,0 +1,144 @@
+"""What `fwopt speculation` found: how much of what a drafter proposes the model would have said itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from fwopt.errors import InputError
+from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.quality import Estimate
+
+
+class NgramDrafter(Frozen):
+    """Prompt lookup: what followed the last occurrence of the same few tokens, as vLLM's `ngram` method."""
+
+    kind: Literal["ngram"] = "ngram"
+    tokens: PositiveInt = 5
+    """Proposed in a step at most: vLLM's `num_speculative_tokens`."""
+    lookup_min: PositiveInt = 2
+    """Tokens that must repeat: vLLM's `prompt_lookup_min`."""
+    lookup_max: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NgramDrafter:
+        if self.lookup_min > self.lookup_max:
+            raise ValueError(f"lookup_min {self.lookup_min} must not exceed lookup_max {self.lookup_max}")
+        return self
+
+    @property
+    def name(self) -> str:
+        return f"ngram{self.tokens}:{self.lookup_min}-{self.lookup_max}"
+
+    def vllm(self) -> dict[str, Any]:
+        """Value of `--speculative-config`."""
+        return {
+            "method": "ngram",
+            "num_speculative_tokens": self.tokens,
+            "prompt_lookup_min": self.lookup_min,
+            "prompt_lookup_max": self.lookup_max,
+        }
+
+
+class ModelDrafter(Frozen):
+    """A smaller model of the same vocabulary that writes ahead greedily, as vLLM's `draft_model` method."""
+
+    kind: Literal["draft"] = "draft"
+    model: str
+    """Folder or cached Hugging Face id, as given."""
+    tokens: PositiveInt = 5
+    """Proposed in every step: vLLM's `num_speculative_tokens`."""
+
+    @property
+    def name(self) -> str:
+        return f"draft{self.tokens}:{Path(self.model).name}"
+
+    def vllm(self) -> dict[str, Any]:
+        """Value of `--speculative-config`."""
+        return {"method": "draft_model", "model": self.model, "num_speculative_tokens": self.tokens}
+
+
+Drafter = Annotated[NgramDrafter | ModelDrafter, Field(discriminator="kind")]
+
+
+class AcceptanceFigures(Frozen):
+    """Over decode steps: those that give the second and later tokens of a reply."""
+
+    replies: int
+    steps: int
+    drafts: int
+    """Steps with at least one proposed token: what vLLM counts as `num_drafts`."""
+    draft_tokens: int
+    accepted_tokens: int
+    acceptance_length: Estimate | None
+    """1 + accepted tokens per draft, vLLM's mean acceptance length: of steps with a draft alone. None: no drafts."""
+    by_position: tuple[Estimate, ...]
+    """Of the drafts, the share whose token at this place and all before it were accepted: vLLM's per-position rate."""
+    tokens_per_step: Estimate
+    """Over all steps, those without a draft included: what a reply's steps shrink by."""
+    steps_by_tokens: tuple[int, ...]
+    """How many steps gave 1, 2, … tokens."""
+
+
+class Acceptance(Frozen):
+    """One drafter."""
+
+    drafter: Drafter
+    weights_digest: str | None
+    """Of a draft model."""
+    overall: AcceptanceFigures
+    by_class: dict[str, AcceptanceFigures]
+
+
+class SpeculationSettings(Frozen):
+    """What the figures depend on, beside weights and text."""
+
+    replies: Literal["recorded", "generated"]
+    """`recorded`: what the trace's model answered; `generated`: what the model at hand answers, greedily."""
+    prompt_tokens: PositiveInt = 256
+    """Of a plain text, read before the model goes on."""
+    reply_tokens: PositiveInt = 128
+    """At most."""
+    max_replies: PositiveInt = 64
+    seed: int = 0
+
+
+class SpeculationResults(Frozen):
+    """`results.json` of one study: a model's replies, and drafters for them."""
+
+    schema_version: int = SCHEMA_VERSION
+    fwopt_version: str
+    key: str
+    """Hash of weights, tokenizer, text and settings."""
+    model: str
+    config_digest: str
+    weights_digest: str | None
+    """None: recorded replies need no weights."""
+    text: tuple[str, ...]
+    text_digest: str
+    replies_digest: str
+    """Of the tokens of all replies."""
+    settings: SpeculationSettings
+    drafters: tuple[Acceptance, ...]
+    versions: dict[str, str]
+    machine: str
+    date: str
+
+    def find(self, drafter: NgramDrafter | ModelDrafter, weights_digest: str | None) -> Acceptance | None:
+        return next((a for a in self.drafters if a.drafter == drafter and a.weights_digest == weights_digest), None)
+
+
+def read_speculation(path: Path) -> SpeculationResults:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InputError(f"{path}: has schema_version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade")
+        return SpeculationResults.model_validate(values)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, AttributeError, ValidationError):
+        raise InputError(f"{path}: is no result of `fwopt speculation`; remove it and measure again") from None
