@@ -159,3 +159,8 @@ def test_messages_do_not_fit_the_completions_api(start, write, tmp_path):
     item = {"id": "a", "messages": [{"role": "user", "content": "x"}], "expected": "x", "grader": "exact"}
     with pytest.raises(InputError, match="item a has messages, which the completions API does not take"):
         run(write([item]), "--url", start(adds).url, "--api", "completions", "--out", tmp_path)
+
+
+def test_a_bad_line_is_named_although_no_server_is_there(write, tmp_path):
+    with pytest.raises(InputError, match=r"set\.jsonl:1: grader: missing"):
+        run(write([{"prompt": "x"}]), "--url", "http://127.0.0.1:9", "--out", tmp_path)

@@ -59,10 +59,11 @@ def evals(
     Example: fwopt evals tools.jsonl --url http://127.0.0.1:8000 --against http://127.0.0.1:8001 --margin 0.5pp
     """
     from fwopt.cli.counting import counting
-    from fwopt.cli.evaluating import compared, eval_settings, prepare, render, to_json
+    from fwopt.cli.evaluating import compared, eval_settings, named, prepare, render, to_json
     from fwopt.cli.replaying import find_endpoint
 
     settings = eval_settings(api=api, tools=tools, limit=limit, seed=seed, concurrency=concurrency, timeout_s=timeout)
+    what = named(sets, settings, lm_eval_tasks)
     server = find_endpoint(url, model=model, engine=None, api=api, key_variable=api_key_env, max_context=None)
     reference, known = None, None
     if against is not None and against.startswith(("http://", "https://")):
@@ -71,17 +72,8 @@ def evals(
         )
     elif against is not None:
         known = Path(against)
-    asked = prepare(
-        sets,
-        settings,
-        (server, reference),
-        known=known,
-        lm_eval_tasks=lm_eval_tasks,
-        margin=margin,
-        scheme=scheme,
-        of=of,
-        out=out,
-    )
+    servers = server, reference
+    asked = prepare(what, settings, servers, known=known, margin=margin, scheme=scheme, of=of, out=out)
     with counting() as tell:
         found = compared(asked, tell, resume=resume)
     typer.echo(to_json(found) if json else render(found))

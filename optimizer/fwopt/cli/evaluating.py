@@ -53,33 +53,50 @@ class Found:
         return self.comparison is not None and self.comparison.overall.verdict != "not worse"
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What is to be asked: eval sets, read and drawn, and tasks of lm-evaluation-harness."""
+
+    sets: tuple[EvalSet, ...]
+    tasks: tuple[str, ...]
+    folder: Path | None
+    """Of tasks of the user's own."""
+
+    def __len__(self) -> int:
+        return len(self.sets) + len(self.tasks)
+
+
+def named(paths: Sequence[Path], settings: EvalSettings, folder: Path | None) -> Named:
+    """Bad lines and missing extras come to light before any server is asked anything."""
+    require("evals", "scipy", "jsonschema")
+    tasks = tuple(str(path).removeprefix(PREFIX) for path in paths if str(path).startswith(PREFIX))
+    if tasks:
+        require("lm-eval", "lm_eval")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--lm-eval-tasks {folder}: no such folder")
+    sets = drawn_sets([path for path in paths if not str(path).startswith(PREFIX)], settings)
+    return Named(sets, tasks, folder)
+
+
 def prepare(
-    paths: Sequence[Path],
+    what: Named,
     settings: EvalSettings,
     servers: tuple[Endpoint, Endpoint | None],
     *,
     known: Path | None,
-    lm_eval_tasks: Path | None,
     margin: str,
     scheme: str | None,
     of: str | None,
     out: Path | None,
 ) -> Asked:
     """`servers`: the one to grade, and the reference where it is one; `known`: the reference's answers."""
-    require("evals", "scipy", "jsonschema")
-    tasks = [str(path).removeprefix(PREFIX) for path in paths if str(path).startswith(PREFIX)]
-    if tasks:
-        require("lm-eval", "lm_eval")
-    if lm_eval_tasks is not None and not lm_eval_tasks.is_dir():
-        raise InputError(f"--lm-eval-tasks {lm_eval_tasks}: no such folder")
-    sets = drawn_sets([path for path in paths if not str(path).startswith(PREFIX)], settings)
     share, digest = parse_margin(margin), _config_digest(scheme, of)
-    references = _known_answers(known, sets, tasks)
+    references = _known_answers(known, what)
     where, other = servers
     version, home = served(where).version, out or own_evals()
     asks: tuple[Ask | HarnessAsk, ...] = (
-        *(Ask(found, where, version, settings, home, scheme, digest) for found in sets),
-        *(HarnessAsk(task, where, version, settings, home, lm_eval_tasks, scheme, digest) for task in tasks),
+        *(Ask(found, where, version, settings, home, scheme, digest) for found in what.sets),
+        *(HarnessAsk(task, where, version, settings, home, what.folder, scheme, digest) for task in what.tasks),
     )
     if other is None:
         return Asked(asks, references, share)
@@ -130,17 +147,17 @@ def _config_digest(scheme: str | None, of: str | None) -> str | None:
     return load_model(of).config_digest
 
 
-def _known_answers(path: Path | None, sets: Sequence[EvalSet], tasks: Sequence[str]) -> tuple[Answers | None, ...]:
+def _known_answers(path: Path | None, what: Named) -> tuple[Answers | None, ...]:
     """The reference's answers, checked before anything is asked."""
     if path is None:
-        return (None,) * (len(sets) + len(tasks))
-    if len(sets) + len(tasks) > 1:
+        return (None,) * len(what)
+    if len(what) > 1:
         raise InputError("--against FILE holds the answers to one set; name one set, or a URL to ask for all of them")
     found = read_answers(path)
-    if sets and found.header.digest != sets[0].digest:
+    if what.sets and found.header.digest != what.sets[0].digest:
         raise InputError(
             f"{path}: holds answers to other items ('{found.header.set}', {found.header.digest}) than those of "
-            f"'{sets[0].name}' ({sets[0].digest}); name the same file, --limit and --seed"
+            f"'{what.sets[0].name}' ({what.sets[0].digest}); name the same file, --limit and --seed"
         )
     return (found,)
 
