@@ -74,8 +74,9 @@ def in_vllm(folder: Path, windows, work: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("scheme", ["int8", "w4a16-g64"])
 def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
-    """vLLM's and our log-probabilities of the scheme lie as near as those of two of our own ways to compute it, and
-    far nearer than the scheme lies to the unquantized model."""
+    """vLLM's log-probabilities of the checkpoint lie as near to ours as those of a control of the same checkpoint: our
+    own, with other kernels and batches. (Rounded activations make that noise large: a hair's breadth decides a level.)
+    """
     source, written = Path(MODEL), tmp_path / "written"
     with appearing(written) as work:
         Writer(source, SCHEMES[scheme], quiet).write(work)
@@ -95,9 +96,12 @@ def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
     np.testing.assert_array_equal(found["stored"].surprise, ours)
     theirs = in_vllm(written, windows, tmp_path)
     noise, apart, cost = _spread(otherwise - ours), _spread(theirs - ours), _spread(ours - reference)
-    assert apart < 2 * noise
-    assert apart < cost / 2
-    assert abs((theirs - ours).mean()) < 3 * apart / len(ours) ** 0.5 + noise / 10
+    print(
+        f"{scheme}: ours otherwise {noise:.4f}, vLLM {apart:.4f} (mean {(theirs - ours).mean():+.5f}), cost {cost:.4f}"
+    )
+    assert apart < 1.3 * noise
+    assert abs((theirs - ours).mean()) < 3 * apart / len(ours) ** 0.5
+    assert abs(theirs.mean() - ours.mean()) < abs(otherwise - ours).mean()
 
 
 def _spread(difference: np.ndarray) -> float:
