@@ -1,4 +1,4 @@
-"""Mixtures of schemes beside each scheme everywhere: KL on a text that the choice did not see, and time of a step's products.
+"""Mixtures of schemes beside each scheme everywhere: KL on text that the choice did not see, time of a step's products.
 
     python benchmarks/mixture.py MODEL CHOICE_TEXT HELD_OUT_TEXT TIMES.json [--step 1] [--budgets 0.05,0.1,0.2]
 

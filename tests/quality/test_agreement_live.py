@@ -19,6 +19,7 @@ from fwopt.quality.states import States
 from fwopt.quality.stored import StoredCheckpoint
 from fwopt.quality.walk import Walk
 from fwopt.quality.windows import Document, cut
+from fwopt.quantize.times import SERVED_AS_MEASURED
 from fwopt.quantize.write import Writer, appearing
 
 VLLM, MODEL = os.environ.get("FWOPT_VLLM_PYTHON"), os.environ.get("FWOPT_SMOLLM2")
@@ -63,7 +64,9 @@ def in_vllm(folder: Path, windows, work: Path) -> np.ndarray:
     script, rows, out = work / "ask.py", work / "rows.json", work / "out.json"
     script.write_text(ASK, encoding="utf-8")
     rows.write_text(json.dumps([windows.tokens[windows.rows(i)].tolist() for i in range(len(windows))]))
-    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+    env = (
+        os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"} | SERVED_AS_MEASURED
+    )
     env.pop("PYTHONPATH", None)
     done = subprocess.run(
         [VLLM, script, folder, rows, out], env=env, cwd=work, capture_output=True, text=True, check=False

@@ -82,6 +82,11 @@ def run(request: Request, tell: Tell) -> tuple[QualityResults, Path]:
     return results, study.folder.results_path
 
 
+def place(request: Request, tell: Tell) -> Path:
+    """The folder of this model, text and settings."""
+    return _open(request, tell).folder.path
+
+
 def _open(request: Request, tell: Tell) -> _Study:
     try:
         request.home.mkdir(parents=True, exist_ok=True)
