@@ -214,6 +214,23 @@ def test_a_trace_without_text_says_how_to_record_it(model_folder, tmp_path):
         study.run(asked, quiet)
 
 
+@pytest.mark.parametrize("line", ["TIMESTAMP,ContextTokens,GeneratedTokens", '["a list"]', '{"arrival_s": 0.0, "te'])
+def test_a_trace_that_is_no_json_is_refused_with_its_line(model_folder, tmp_path, line):
+    trace = tmp_path / "t.jsonl"
+    trace.write_text(f'{{"arrival_s": 0.0, "text": {{"prompt": "a"}}}}\n{line}\n')
+    folder = str(model_folder("llama", torch.bfloat16))
+    asked = request(folder, [], [trace], "int8", tmp_path / "h", max_tokens=960, window=64, seed=0, dtype="bf16")
+    with pytest.raises(FwoptError, match=r"t\.jsonl: line 2 must be one JSON object"):
+        study.run(asked, quiet)
+
+
+def test_a_model_given_by_its_config_is_called_by_its_folder(model_folder, prose, tmp_path):
+    folder = model_folder("llama", torch.bfloat16)
+    given = str(folder / "config.json")
+    asked = request(given, [prose], [], "int8", tmp_path / "h", max_tokens=960, window=64, seed=0, dtype="bf16")
+    assert asked.model == folder.name
+
+
 def test_bad_input_is_one_line_and_status_2(model_folder, tmp_path):
     command = [sys.executable, "-m", "fwopt", "quality", str(model_folder("llama", torch.bfloat16))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

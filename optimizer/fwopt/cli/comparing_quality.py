@@ -37,7 +37,7 @@ def request(
     if source.startswith("catalogue"):
         raise InputError(f"{model}: only its shape is known here ({source}); give a folder with its weights")
     return Request(
-        model=str(Path(name).resolve().name) if Path(name).exists() else name,
+        model=config.resolve().parent.name if Path(name).exists() else name,
         folder=config.parent,
         files=tuple(files),
         traces=tuple(traces),

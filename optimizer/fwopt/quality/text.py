@@ -14,7 +14,7 @@ from fwopt.errors import InputError
 from fwopt.quality.windows import Document
 from fwopt.workload.builder import Builder
 from fwopt.workload.formats.tokens import ChatTokenizer
-from fwopt.workload.source import Source
+from fwopt.workload.source import Source, TooLong
 
 
 def labels(files: Sequence[Path]) -> list[str]:
@@ -54,11 +54,17 @@ class Reader:
 
     def trace(self, path: Path, label: str) -> Iterator[Document]:
         """Prompt and reply of each request as the model read and wrote them."""
-        builder, found = Builder(str(path), {}), 0
-        for number, line in Source(path).lines():
+        builder, found, source = Builder(str(path), {}), 0, Source(path)
+        for number, line in source.lines():
             builder.line = number
-            row = orjson.loads(line) if isinstance(line, bytes) else {}
-            text = row.get("text") if isinstance(row, dict) else None
+            row = _object(line)
+            if row is None and source.unended(number):
+                continue  # a recorder that was killed: its last line was never a request
+            if row is None:
+                raise InputError(
+                    f"{path}: line {number} must be one JSON object; give a trace of `fwopt record --with-text`"
+                )
+            text = row.get("text")
             if isinstance(text, dict) and ("messages" in text or "prompt" in text):
                 found += 1
                 yield Document(label, [*self._prompt(text, builder), *self._chat.plain(_reply(text.get("reply")))])
@@ -70,6 +76,15 @@ class Reader:
         return self._chat.prompt(
             {"messages": text.get("messages"), "prompt": text.get("prompt"), "tools": tools or None}, builder
         )
+
+
+def _object(line: bytes | TooLong) -> dict[str, Any] | None:
+    """None: something else."""
+    try:
+        row = orjson.loads(line) if isinstance(line, bytes) else None
+    except orjson.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _reply(reply: Any) -> str:
