@@ -19,10 +19,12 @@ from fwopt.quality.states import States
 from fwopt.quality.stored import StoredCheckpoint
 from fwopt.quality.walk import Walk
 from fwopt.quality.windows import Document, cut
+from fwopt.quantize.times import SERVED_AS_MEASURED
 from fwopt.quantize.write import Writer, appearing
 
 VLLM, MODEL = os.environ.get("FWOPT_VLLM_PYTHON"), os.environ.get("FWOPT_SMOLLM2")
 WINDOW, WINDOWS = 128, 8
+CONTROLS = ("control-batch", "control-kernel")
 pytestmark = [
     pytest.mark.live,
     pytest.mark.skipif(VLLM is None, reason="FWOPT_VLLM_PYTHON names no Python that has vLLM"),
@@ -63,7 +65,9 @@ def in_vllm(folder: Path, windows, work: Path) -> np.ndarray:
     script, rows, out = work / "ask.py", work / "rows.json", work / "out.json"
     script.write_text(ASK, encoding="utf-8")
     rows.write_text(json.dumps([windows.tokens[windows.rows(i)].tolist() for i in range(len(windows))]))
-    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+    env = (
+        os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"} | SERVED_AS_MEASURED
+    )
     env.pop("PYTHONPATH", None)
     done = subprocess.run(
         [VLLM, script, folder, rows, out], env=env, cwd=work, capture_output=True, text=True, check=False
@@ -74,8 +78,9 @@ def in_vllm(folder: Path, windows, work: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("scheme", ["int8", "w4a16-g64"])
 def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
-    """vLLM's and our log-probabilities of the scheme lie as near as those of two of our own ways to compute it, and
-    far nearer than the scheme lies to the unquantized model."""
+    """vLLM's log-probabilities of the checkpoint lie as near to ours as those of a control of the same checkpoint: our
+    own, with other kernels and batches. (Rounded activations make that noise large: a hair's breadth decides a level.)
+    """
     source, written = Path(MODEL), tmp_path / "written"
     with appearing(written) as work:
         Writer(source, SCHEMES[scheme], quiet).write(work)
@@ -84,20 +89,22 @@ def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
     arms = [
         Arm("reference"),
         Arm("scheme", scheme=SCHEMES[scheme]),
-        Arm("otherwise", scheme=SCHEMES[scheme], attention="eager", batch_tokens=1, padding=7),
+        Arm("control-batch", scheme=SCHEMES[scheme], batch_tokens=1, backwards=True, padding=7),
+        Arm("control-kernel", scheme=SCHEMES[scheme], attention="eager", batch_tokens=1024, backwards=True, wide=True),
         Arm("stored", stored=stored),
     ]
     states = States(tmp_path / "states", len(windows.tokens), model.config.hidden_size, torch.bfloat16)
     Walk(model, windows, states, model.stored_dtype()).run(arms, quiet)
-    heads = {"stored": stored.model}
-    found, reference = compare(model, windows, states, "reference", ["scheme", "otherwise", "stored"], quiet, heads)
-    ours, otherwise = found["scheme"].surprise, found["otherwise"].surprise
+    names, heads = ["scheme", *CONTROLS, "stored"], {"stored": stored.model}
+    found, reference = compare(model, windows, states, "reference", names, quiet, heads)
+    ours = found["scheme"].surprise
     np.testing.assert_array_equal(found["stored"].surprise, ours)
     theirs = in_vllm(written, windows, tmp_path)
-    noise, apart, cost = _spread(otherwise - ours), _spread(theirs - ours), _spread(ours - reference)
-    assert apart < 2 * noise
-    assert apart < cost / 2
-    assert abs((theirs - ours).mean()) < 3 * apart / len(ours) ** 0.5 + noise / 10
+    noise = max(_spread(found[name].surprise - ours) for name in CONTROLS)
+    apart, cost = _spread(theirs - ours), _spread(ours - reference)
+    print(f"{scheme}: controls {noise:.4f}, vLLM {apart:.4f} (mean {(theirs - ours).mean():+.5f}), cost {cost:.4f}")
+    assert apart < 1.3 * noise
+    assert abs((theirs - ours).mean()) < 3 * apart / len(ours) ** 0.5
 
 
 def _spread(difference: np.ndarray) -> float:

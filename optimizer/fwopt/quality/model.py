@@ -49,7 +49,7 @@ class StreamedModel:
         self._decoder = self._whole.get_decoder()
         self._real = list(self._decoder.layers)
         self._standins = nn.ModuleList(StandIn(layer) for layer in self._real)
-        self._prefix = next(name for name, module in self._whole.named_modules() if module is self._decoder.layers)
+        self._prefix: str = next(name for name, module in self._whole.named_modules() if module is self._decoder.layers)
         self._load(self._outside())
         self._whole.tie_weights()
         _real_buffers(self._whole)

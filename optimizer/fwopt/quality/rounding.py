@@ -87,8 +87,8 @@ def round_activations(x: Tensor, fields: dict[str, Any]) -> Tensor:
         top = 2 ** (fields["num_bits"] - 1) - 1
         wide = x.float()
         steps = (wide.abs().amax(dim=-1, keepdim=True) / top).clamp(min=torch.finfo(torch.float32).tiny)
-        levels: Tensor = (wide / steps).round().clamp(-top - 1, top)
-        return levels * steps
+        rounded: Tensor = (wide / steps).round().clamp(-top - 1, top) * steps
+        return rounded
     from compressed_tensors.quantization.lifecycle.forward import fake_quantize
     from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 

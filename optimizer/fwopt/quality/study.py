@@ -88,6 +88,11 @@ def require(request: Request, vocabulary: int) -> None:
     read_windows(request, vocabulary, lambda what, done, total: None)
 
 
+def place(request: Request, tell: Tell) -> Path:
+    """The folder of this model, text and settings."""
+    return _open(request, tell).folder.path
+
+
 def _open(request: Request, tell: Tell) -> _Study:
     try:
         request.home.mkdir(parents=True, exist_ok=True)

@@ -60,8 +60,8 @@ class GgufTools:
             if self.base is None:
                 tell("converting to GGUF", 0, 0)
                 command = [sys.executable, str(self.convert), str(source), "--outfile", str(whole), "--outtype", "bf16"]
-                bundled = Path(str(self.convert)).parent / "gguf-py"
-                env = {"PYTHONPATH": str(bundled)} if bundled.is_dir() else {}
+                paths = [str(Path(str(self.convert)).parent / "gguf-py"), os.environ.get("PYTHONPATH", "")]
+                env = {"PYTHONSAFEPATH": "", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
                 run(command, _CONVERTER, Path(folder) / "log", env)
             tell(f"llama-quantize {self.type}", 0, 0)
             target = work / f"{name}-{self.type}.gguf"

@@ -41,6 +41,11 @@ def main(path: str) -> None:
     from transformers import AutoModelForCausalLM
 
     order = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not torch.accelerator.is_available():
+        # llm-compressor 0.14's AWQ pins memory even where there is no device to copy it to, and torch refuses
+        from llmcompressor.pipelines.cache import IntermediatesCache
+
+        IntermediatesCache.pin_memory = lambda *_, **__: None
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(order["source"], dtype="auto")
     rows = Dataset.from_dict({"input_ids": order["rows"], "attention_mask": [[1] * len(row) for row in order["rows"]]})

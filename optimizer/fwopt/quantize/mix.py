@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fwopt.atomic import written_whole
 from fwopt.errors import NothingFitsError
 from fwopt.quality.schemes import Scheme
-from fwopt.quality.study import Request
+from fwopt.quality.study import Request, place
 from fwopt.quantize.assign import Option, assign, total
 from fwopt.quantize.bands import Band, mixture
 from fwopt.quantize.times import Times
@@ -18,6 +20,8 @@ from fwopt.quantize.write import Tell
 from fwopt.spec.quantized import GroupTime, Mixture
 
 _AS_IT_IS = "bf16"
+KEPT = "mixing.json"
+"""KL of groups and mixtures, in the study's folder."""
 ROUNDS = 5
 _CLOSE = 0.9
 """A mixture that uses this share of the budget is not improved further."""
@@ -34,7 +38,7 @@ class Mixer:
     times: Times
     tell: Tell
     _kl: dict[str, float] = field(default_factory=dict)
-    """Arm -> mean KL."""
+    """Arm -> mean KL: names of mixtures carry their content, so what was measured before holds."""
 
     def choose(self, budget: float) -> tuple[Scheme, Mixture]:
         """Least time; the sum over groups is corrected by what the assembled model shows."""
@@ -79,9 +83,14 @@ class Mixer:
 
     def measure(self, schemes: Sequence[Scheme]) -> list[float]:
         """Mean KL of each, once."""
+        kept = place(self.request, self.tell) / KEPT
+        if not self._kl and kept.is_file():
+            self._kl = json.loads(kept.read_text(encoding="utf-8"))
         missing = {scheme.name: scheme for scheme in schemes if scheme.name not in self._kl}
         if missing:
             self._kl |= measure(self.request, list(missing.values()), self.tell)
+            with written_whole(kept) as path:
+                path.write_text(json.dumps(self._kl, indent=1), encoding="utf-8")
         return [self._kl[scheme.name] for scheme in schemes]
 
     def _only(self, band: Band, scheme: Scheme) -> dict[str, Scheme | None]:

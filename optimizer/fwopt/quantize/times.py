@@ -19,6 +19,8 @@ from fwopt.quantize.child import run
 from fwopt.spec.provenance import CODES
 
 PYTHON = "FWOPT_VLLM_PYTHON"
+SERVED_AS_MEASURED = {"VLLM_CPU_INT4_W4A8": "0"}
+"""vLLM rounds activations of 4-bit layers to int8 on processors with AMX unless told not to."""
 Tell = Callable[[str, int, int], None]
 _TABLE_DTYPES = {"fp8-block": "fp8_block", "fp8-row": "fp8", "w4a16-g64": "w4a16", "w4a16-g32": "w4a16"}
 """Names in operator tables, where they differ."""
@@ -104,7 +106,7 @@ def measure_vllm(
         path.write_text(json.dumps(ask), encoding="utf-8")
         tell("timing vLLM's linear layers", 0, 0)
         script = str(files("fwopt.quantize").joinpath("vllm_products_child.py"))
-        env = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        env = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"} | SERVED_AS_MEASURED
         run([python, script, str(path)], "timing vLLM's linear layers", Path(folder) / "log", env)
         with written_whole(kept) as target:
             target.write_bytes((Path(folder) / "times.json").read_bytes())
