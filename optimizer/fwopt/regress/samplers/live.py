@@ -110,6 +110,7 @@ class LiveSampler:
         if how.url is not None and self.bench.engine is not None:
             endpoint = replace(endpoint, engine=self.bench.engine)
         self._up, self._steps_read = (arm, server, endpoint), 0
+        self._parts()  # steps of starting up, which are no part of a run
         said = server.identity.version if server.identity is not None else None
         model = endpoint.model if how.run is None else read_plan(how.run).model.name
         self._said[arm] = f"{endpoint.engine or 'unknown'} {how.version or said or 'unknown'}", model
