@@ -24,5 +24,14 @@ def data_folder(name: Literal["profiles", "workloads"]) -> Path:
 
 def own_profiles() -> Path:
     """Where `fwopt profile` keeps what it measured on this machine."""
+    return _own() / "profiles"
+
+
+def own_quality() -> Path:
+    """Where `fwopt quality` keeps what it found."""
+    return _own() / "quality"
+
+
+def _own() -> Path:
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return home / "fwopt" / "profiles"
+    return home / "fwopt"

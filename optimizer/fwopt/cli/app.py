@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "calibrate": ("fwopt.cli.calibrate:calibrate", "Learn this machine's step times from live replays."),
     "inspect": ("fwopt.cli.inspect:inspect", "Describe a trace."),
     "profile": ("fwopt.cli.profile:profile", "Measure an engine's step times on this machine."),
+    "quality": ("fwopt.cli.quality:quality", "Measure what quantization costs a model on a text."),
     "convert": ("fwopt.cli.convert:convert", "Write a trace in fwopt's own format."),
     "serve": ("fwopt.cli.serve:serve", "Run the reference engine behind an OpenAI-compatible API."),
     "score": ("fwopt.cli.score:score", "Hold predictions against measured serving results."),

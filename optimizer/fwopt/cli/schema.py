@@ -27,6 +27,7 @@ SCHEMAS: dict[str, tuple[str, str]] = {
     "replay-line": ("fwopt.live.lines:ReplayLine", "its line of a request"),
     "replay-end": ("fwopt.live.result:ReplayEnd", "its last line"),
     "plan": ("fwopt.spec.plan:Plan", "plan.json"),
+    "quality": ("fwopt.spec.quality:QualityResults", "results.json of `fwopt quality`"),
     "bench-suite": ("fwopt.spec.bench:Suite", "SUITE.yaml of `fwopt bench`"),
     "bench-result": ("fwopt.spec.bench_result:Result", "what `fwopt bench run` measured, and a stored baseline"),
     "bench-comparison": ("fwopt.spec.comparison:Comparison", "the verdict of `fwopt bench compare`"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fwopt import __version__
 from fwopt.errors import InputError, NothingFitsError, RunFolderError
+from fwopt.paths import own_quality
 from fwopt.perf.calibration import load_calibration
 from fwopt.perf.costs import Costs, costs_of
 from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
@@ -19,7 +20,7 @@ from fwopt.search.derive import derive_space
 from fwopt.search.evaluators import Screen
 from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
 from fwopt.search.notes import shortfall
-from fwopt.search.quality import QualityScreen
+from fwopt.search.quality import QualityScreen, find_measured
 from fwopt.search.roofline import RooflineScreen
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.scoring import require_price
@@ -53,10 +54,11 @@ class Job:
     def screens(self) -> tuple[Screen, ...]:
         """Cheapest first. Where the engine's own steps were measured, the roofline has nothing to add."""
         model, objective = self.inputs.model, self.inputs.objective
+        quality = QualityScreen(model, objective.max_quality_drop, self.inputs.quality)
         if isinstance(uncalibrated(self.evaluator.cost_model), StepProfile):
-            return self.evaluator, QualityScreen(model, objective.max_quality_drop)
+            return self.evaluator, quality
         bound = RooflineScreen(model, self.inputs.hardware.device, self.traffic.workload, objective)
-        return self.evaluator, bound, QualityScreen(model, objective.max_quality_drop)
+        return self.evaluator, bound, quality
 
 
 def resolve_model(settings: Settings, traffic: Traffic) -> tuple[ModelSpec, str | None]:
@@ -124,6 +126,7 @@ def prepare(
         profiles=str(profiles) if profiles else None,
         notes=(*notes, *((assumed,) if assumed else ())),
         machine=machine,
+        quality=find_measured(model, own_quality()),
         pins=_pins(traffic, model, profile, engine),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
     )

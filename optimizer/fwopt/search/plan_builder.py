@@ -84,7 +84,7 @@ class PlanBuilder:
 
     def _gentleness(self, trial: Trial) -> tuple[float, int, float, int]:
         """Least quality lost, then fewest departures from the baseline's own settings, then distance from limits."""
-        loss = estimate(trial.candidate, self.inputs.model).kl
+        loss = estimate(trial.candidate, self.inputs.model, self.inputs.quality).kl
         return loss, self._departures(trial), ranking.order(trial)[1], trial.number
 
     def _departures(self, trial: Trial) -> int:
@@ -133,7 +133,7 @@ class PlanBuilder:
             candidate=trial.candidate,
             evaluation=ranking.evaluation_of(trial),
             capacity=self.found.capacities.get(trial.candidate.id),
-            quality=estimate(trial.candidate, self.inputs.model),
+            quality=estimate(trial.candidate, self.inputs.model, self.inputs.quality),
             needs_checkpoint=self._needs(trial),
         )
 

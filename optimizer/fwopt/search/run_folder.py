@@ -22,6 +22,7 @@ from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
 from fwopt.spec.provenance import Interval
+from fwopt.spec.quality import MeasuredQuality
 
 T = TypeVar("T", bound=Frozen)
 
@@ -55,6 +56,8 @@ class RunInputs(Frozen):
     """What was assumed while resolving, for the plan."""
     machine: MachineCalibration | None = None
     """What live replays taught of this machine, given with --calibration."""
+    quality: MeasuredQuality | None = None
+    """What `fwopt quality` found of this model; None: literature."""
     pins: tuple[InputPin, ...]
     intervals: tuple[Interval, ...] = ()
     """Of the calibration in use, for this kind of model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import time
 from functools import cache
@@ -29,7 +30,7 @@ def this_processor() -> DeviceSpec:
     """The cores that this process may use. The bandwidth is measured once a machine and kept, so that equal runs have
     equal inputs."""
     facts = cpu_facts()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     name = device_name(facts.get("model name", "unknown processor"), cores)
     bandwidth, how = _bandwidth(name)
     flags = set(facts.get("flags", facts.get("Features", "")).split())
@@ -39,7 +40,7 @@ def this_processor() -> DeviceSpec:
     return DeviceSpec(
         kind="cpu",
         name=name,
-        full_name=f"{facts.get('model name', 'unknown processor')}, {cores} cores",
+        full_name=_full_name(facts, cores),
         memory_bytes=_memory_bytes(),
         bandwidth_bytes_per_s=bandwidth,
         bf16_flops=flops,
@@ -48,6 +49,19 @@ def this_processor() -> DeviceSpec:
         source=f"/proc/cpuinfo and /proc/meminfo; bandwidth {how}; arithmetic: {hertz / 1e9:.1f} GHz, "
         f"{best or 'no vector unit known'}",
     )
+
+
+def processor_name() -> str:
+    """For a reader; nothing is measured."""
+    return _full_name(cpu_facts(), _cores()) if Path("/proc/cpuinfo").exists() else platform.processor()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _full_name(facts: dict[str, str], cores: int) -> str:
+    return f"{facts.get('model name', 'unknown processor')}, {cores} cores"
 
 
 def device_name(model_name: str, cores: int) -> str:

@@ -36,6 +36,10 @@ class ChatTokenizer:
         prompt = request["prompt"]
         return list(prompt) if isinstance(prompt, list) else self._encode(prompt, special=True)
 
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a text as it stands."""
+        return self._encode(text, special=False)
+
     def _encode(self, text: str, *, special: bool) -> list[int]:
         """As a batch of one: only batches are encoded without the interpreter lock."""
         return list(self._tokenizer.encode_batch([text], add_special_tokens=special)[0].ids)

@@ -1,0 +1,1 @@
+"""What a precision costs in quality: teacher-forced comparison with the unquantized model, layer by layer."""
