@@ -3,6 +3,7 @@
     python benchmarks/bench.py aa         # equal arms, recorded noise: false alarms, inconclusive
     python benchmarks/bench.py planted    # 5 % planted into the same noise: found?
     python benchmarks/bench.py drift      # the same under drift, interleaved and one after the other
+    python benchmarks/bench.py requests   # requests of recorded replays: percentiles of correlated samples
     python benchmarks/bench.py here       # equal arms and 5 % planted, timed on this machine now
 
 Every comparison goes through `fwopt.regress.session.Session` and `compare`, as `fwopt bench run` does; samples come
@@ -204,8 +205,56 @@ def here(trials: int = 100) -> None:
         tell(f"this machine, head {slower:.0%} slower", found, began_s)
 
 
+@dataclass
+class FromReplay:
+    """A `Sampler` whose runs are stretches of consecutive requests of one recorded replay, drawn anew each time."""
+
+    series: dict[str, np.ndarray]
+    rng: np.random.Generator
+    requests: int = 25
+    slower: float = 0.0
+    exact: bool = False
+    notes: tuple[str, ...] = ()
+
+    def key(self, arm: ArmName) -> Key:
+        return Key(hardware="recorded", engine="-", model="-", workload="-", config="-")
+
+    def visit(self, arm: ArmName) -> Visit:
+        start = int(self.rng.integers(min(map(len, self.series.values())) - self.requests))
+        factor = 1 + self.slower if arm == "head" else 1.0
+        return Visit({n: tuple((v[start : start + self.requests] * factor).tolist()) for n, v in self.series.items()})
+
+    def __enter__(self) -> FromReplay:
+        return self
+
+    def __exit__(self, *details: object) -> None: ...
+
+
+def requests(trials: int = 40) -> None:
+    """Four metrics at once, minimum effect stated as 10 %, at most 42 blocks."""
+    from fwopt.live import Replay
+    from fwopt.metrics.summary import latencies
+
+    records = Replay.load(DATA.parent / "live" / "cpu-vllm-1000.jsonl.gz").records
+    series = {name: v[np.isfinite(v)] for name in ("ttft", "tpot") if len(v := latencies(records, name))}
+    rules = Rules(min_effect=0.1, max_blocks=42)
+    metrics = tuple(Metric(series=n, statistic=q) for n in series for q in ("p50", "p90"))
+    for slower in (0.0, 0.2):
+        began_s, found = time.monotonic(), []
+        for seed in range(trials):
+            bench = CommandBench(name="b", command="-", metrics=metrics)
+            arms: dict[ArmName, Arm] = {"base": Arm(), "head": Arm()}
+            asked = Suite(name="requests", benches=(bench,), arms=arms, rules=rules, seed=seed)
+            sampler = FromReplay(series, np.random.default_rng(seed), slower=slower)
+            results = Session(asked, {"b": sampler}, {}, probe=lambda: 1e-3).run()
+            found.append(compare(results["base"], results["head"], rules))
+        tell(f"25 requests a run of a recorded replay, head {slower:.0%} slower", found, began_s)
+        by_metric = Counter((m.metric, m.verdict) for c in found for m in c.metrics)
+        print(f"  by metric: {dict(sorted(by_metric.items()))}", flush=True)
+
+
 if __name__ == "__main__":
     print("| what | n | pass | fail | inconclusive | fails at most | not found at most | blocks mean, most | "
           "minimum effect median, p90 | took |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
     for stage in sys.argv[1:]:
-        {"aa": aa, "planted": planted, "drift": drift, "here": here}[stage]()
+        {"aa": aa, "planted": planted, "drift": drift, "requests": requests, "here": here}[stage]()

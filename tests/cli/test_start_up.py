@@ -12,7 +12,7 @@ from fwopt.cli.app import GROUPS, VERBS
 from fwopt.search.settings import Settings
 from fwopt.spec.engine import EngineSpec
 
-HEAVY = ("torch", "triton", "pandas", "optuna", "numba", "numpy", "pydantic", "pyarrow", "yaml", "jinja2")
+HEAVY = ("torch", "triton", "pandas", "optuna", "numba", "numpy", "pydantic", "pyarrow", "yaml", "jinja2", "scipy")
 
 
 def imported_by(*arguments: str) -> tuple[set[str], str]:

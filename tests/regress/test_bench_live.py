@@ -16,6 +16,7 @@ STUB = Path(__file__).parents[1] / "live" / "stub.py"
 
 @contextmanager
 def server(**settings: object) -> Iterator[str]:
+    settings = {"owner": "vllm"} | settings
     process = subprocess.Popen([sys.executable, STUB, "0", json.dumps(settings)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -31,16 +31,10 @@ def compare(
     require_kin(base, head, rules, across)
     ours = {bench.name: bench for bench in base.benches}
     together = base.session == head.session
-    findings = _exact(ours, head, rules)
     noisy = [bench.name for bench in head.benches if not bench.exact]
+    findings = _exact(ours, head, rules)
     if together:
-        trials: dict[Name, Trial] = {}
-        for bench in head.benches:
-            if bench.name in noisy:
-                found, settled = trials_of(ours[bench.name], bench, rules)
-                trials |= found
-                findings |= settled
-        findings |= judge(trials, rules)
+        findings |= _interleaved(ours, head, noisy, rules)
     elif noisy:
         findings |= against_history(history or (base,), head, noisy, rules)
     metrics = [
@@ -62,6 +56,19 @@ def compare(
         explanation={name: parts for name, parts in explained.items() if parts},
         notes=(*notes, *_notes(base, head, together)),
     )
+
+
+def _interleaved(
+    ours: dict[str, BenchResult], head: Result, noisy: Collection[str], rules: Rules
+) -> dict[Name, Finding]:
+    trials: dict[Name, Trial] = {}
+    findings: dict[Name, Finding] = {}
+    for bench in head.benches:
+        if bench.name in noisy:
+            found, settled = trials_of(ours[bench.name], bench, rules)
+            trials |= found
+            findings |= settled
+    return findings | judge(trials, rules)
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:

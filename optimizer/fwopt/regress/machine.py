@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import statistics
 import time
 
 from fwopt.collect.machine import describe, load_words
 from fwopt.errors import InputError
-from fwopt.targets.cpu import cpu_facts, device_name
+from fwopt.targets.cpu import cpu_facts, device_name, processor_name
 
 PROBE_ROUNDS = 5
 _HASHED = b"\0" * (1 << 20)
@@ -27,8 +28,7 @@ def probe_s() -> float:
 
 def fingerprint() -> dict[str, str]:
     """Processor, cores, kernel, driver, GPU clocks, libraries, load."""
-    facts = cpu_facts()
-    return {"processor": facts.get("model name", "unknown"), **describe(), "load": load_words()}
+    return {"processor": processor_name(), **describe(), "load": load_words()}
 
 
 def hardware() -> str:
@@ -36,7 +36,7 @@ def hardware() -> str:
     try:
         name = cpu_facts().get("model name", "unknown")
     except InputError:
-        name = "unknown"
+        name = platform.processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpu = describe().get("gpu")
     return device_name(name, cores) + (f" {gpu}" if gpu else "")

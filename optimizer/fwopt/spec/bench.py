@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from fwopt.spec.base import Frozen
+from fwopt.spec.engine import EngineName
 from fwopt.spec.objective import parse_statistic
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -126,7 +127,10 @@ class LiveBench(_Bench):
     cache: Literal["cold", "warm", "as is"] = "cold"
     model: str | None = None
     """Weights to start a server with, or the name a running one goes by."""
+    engine: EngineName | None = None
+    """Of a running server; None: what it says."""
     tokenizer: Path | None = None
+    """Prompts are made of its tokens; needed where the server takes text only."""
     ready_timeout_s: PositiveFloat = 900.0
 
 

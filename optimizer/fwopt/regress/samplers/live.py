@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -106,7 +107,10 @@ class LiveSampler:
         how = self.arms[arm]
         server = self._attached(how.url) if how.url is not None else self._launched(arm, how)
         endpoint = server.start()
+        if how.url is not None and self.bench.engine is not None:
+            endpoint = replace(endpoint, engine=self.bench.engine)
         self._up, self._steps_read = (arm, server, endpoint), 0
+        self._parts()  # steps of starting up, which are no part of a run
         said = server.identity.version if server.identity is not None else None
         model = endpoint.model if how.run is None else read_plan(how.run).model.name
         self._said[arm] = f"{endpoint.engine or 'unknown'} {how.version or said or 'unknown'}", model
