@@ -193,6 +193,13 @@ def test_a_bad_suite_is_one_line_and_exit_2(name: str, tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+def test_a_suite_with_a_base_of_its_own_takes_no_stored_one(tmp_path: Path) -> None:
+    write_suite(tmp_path)
+    done = fwopt("run", "suite.yaml", "--baseline", "store", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a suite of one arm" in done.stderr
+
+
 LINES = "".join(
     json.dumps({"arrival_s": i * 0.2, "prompt_tokens": 400, "output_tokens": 60}) + "\n" for i in range(200)
 )

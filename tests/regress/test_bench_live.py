@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
 STUB = Path(__file__).parents[1] / "live" / "stub.py"
@@ -46,7 +47,14 @@ def bench(folder: Path, base: str, head: str) -> tuple[int, dict]:
     command = [sys.executable, "-m", "fwopt", "bench", "run", "suite.yaml", "--out", "out", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1, 3), done.stderr
+    problems = [run["problem"] or "" for arm in ("base", "head") for run in runs_of(folder, arm)]
+    if any("lag" in problem for problem in problems):
+        pytest.skip("this machine is too busy for the client to keep time, so its runs do not count")
     return done.returncode, json.loads(done.stdout)
+
+
+def runs_of(folder: Path, arm: str) -> list[dict]:
+    return json.loads((folder / f"out/{arm}.json").read_text())["benches"][0]["runs"]
 
 
 def test_a_slower_server_fails(tmp_path: Path) -> None:
@@ -54,8 +62,7 @@ def test_a_slower_server_fails(tmp_path: Path) -> None:
         code, found = bench(tmp_path, base, head)
     assert code == 1
     assert {m["metric"]: m["verdict"] for m in found["metrics"]} == {"tpot:p50": "fail", "throughput:mean": "fail"}
-    runs = json.loads((tmp_path / "out/head.json").read_text())["benches"][0]["runs"]
-    assert len(runs[0]["samples"]["tpot"]) == 12
+    assert len(runs_of(tmp_path, "head")[0]["samples"]["tpot"]) == 12
     assert found["explanation"]["chat"][0]["part"] == "other:from the first token"
 
 

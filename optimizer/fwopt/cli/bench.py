@@ -54,8 +54,11 @@ def run(
     Example: fwopt bench run bench/suite.yaml --out bench-out
     """
     from fwopt.cli import benching
+    from fwopt.errors import InputError
 
     given = benching.load(suite, min_effect=min_effect, budget_s=budget)
+    if store is not None and "base" in given.arms:
+        raise InputError("--baseline goes with a suite of one arm; this one measures a base of its own")
     results = benching.measure(given, {"base": base_commit, "head": commit}, out)
     base, head = results.get("base"), results["head"]
     if base is not None:

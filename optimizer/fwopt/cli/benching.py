@@ -131,7 +131,7 @@ def _show(found: Comparison, files: list[Path]) -> None:
     typer.echo(words.headline(found))
     for m in found.metrics:
         values = f"{words.value(m.base, m.unit)} -> {words.value(m.head, m.unit)}"
-        typer.echo(f"  {m.verdict:<12} {m.bench} {m.metric}: {values}, {words.change(m)} worse; {m.reason} "
+        typer.echo(f"  {m.verdict:<12} {m.bench} {m.metric}: {values}, for the worse {words.change(m)}; {m.reason} "
                    f"(minimum {words.least(m)}, {m.blocks} blocks)")  # fmt: skip
     for bench, parts in found.explanation.items():
         if any(m.bench == bench and m.verdict != "pass" for m in found.metrics):
