@@ -116,9 +116,10 @@ def test_requests_that_fail_on_b_alone_speak_against_it():
 
 def test_latencies_of_a_client_that_could_not_keep_up_decide_nothing():
     figures = latencies(drawn(np.random.default_rng(5), slower=0.5), slowdown=0.05, seed=0)
-    judged = judge_all(figures, [], None, ["block 1, X: client lag"])
+    judged = judge_all(figures, [], None, ["block 1, X: client lag", "block 1, Y: client lag"])
     assert judged.verdict == "undecided"
-    assert judged.reasons[-1] == "latencies cannot be believed: block 1, X: client lag"
+    assert judged.reasons == ("latencies cannot be believed: block 1, X: client lag; and 1 more problems",)
+    assert {figure.verdict for figure in judged.latency} == {"undecided"}
 
 
 def test_holm_holds_the_smallest_to_the_strictest():

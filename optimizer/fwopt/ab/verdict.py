@@ -30,7 +30,7 @@ def judge_all(
     p_values += [failed.p_value] if failed is not None else []
     kept = holm(p_values)
     confirmed = tuple(
-        figure if figure.verdict != "slower" or keep else figure.model_copy(update={"verdict": "undecided"})
+        figure if not problems and (figure.verdict != "slower" or keep) else _undecided(figure)
         for figure, keep in zip(latency, kept, strict=False)
     )
     judged = tuple(
@@ -39,16 +39,20 @@ def judge_all(
     )
     worse = [f"slower: {figure.metric}" for figure in confirmed if figure.verdict == "slower"]
     worse += [f"worse: {found.set}" for found in judged if found.paired.verdict == "worse"]
-    unsure = [f"undecided: {figure.metric}" for figure in confirmed if figure.verdict == "undecided"]
+    unsure = [f"undecided: {figure.metric}" for figure in confirmed if figure.verdict == "undecided" and not problems]
     unsure += [f"undecided: {found.set}" for found in judged if found.paired.verdict == "undecided"]
     if failed is not None and failed.b > failed.a:
         words = f"{failed.b} of {failed.requests} requests failed on B, {failed.a} on A"
         (worse if kept[-1] else unsure).append(words)
-    unsure += [f"latencies cannot be believed: {problem}" for problem in problems]
     if problems:
-        worse = [reason for reason in worse if not reason.startswith("slower")]
+        more = f"; and {len(problems) - 1} more problems" if len(problems) > 1 else ""
+        unsure.append(f"latencies cannot be believed: {problems[0]}{more}")
     verdict: AbVerdict = "worse" if worse else "undecided" if unsure else "holds"
     return Judged(confirmed, judged, verdict, tuple(worse or unsure))
+
+
+def _undecided(figure: LatencyFigure) -> LatencyFigure:
+    return figure.model_copy(update={"verdict": "undecided"})
 
 
 def _unsure(found: AbSet) -> AbSet:

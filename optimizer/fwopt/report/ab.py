@@ -90,7 +90,7 @@ def _details(found: AbResult) -> list[str]:
         lines.append(f"of {failed.requests} requests A did not finish {failed.a}, B {failed.b}")
     errors = [(c.set, c.a_errors, c.b_errors) for c in found.sets if c.a_errors + c.b_errors]
     lines += [f"{name}: A answered {a} items with an error, B {b}; they count as wrong" for name, a, b in errors]
-    return [*lines, *found.problems[:3]]
+    return [*lines, *found.problems[1:3]]
 
 
 def _markdown_table(rows: list[tuple[str, ...]]) -> list[str]:
