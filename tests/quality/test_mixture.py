@@ -50,6 +50,11 @@ def test_the_assignment_is_the_best_of_all(seed):
     assert seconds == pytest.approx(min(sum(o.seconds for o in c) for c in allowed), rel=1e-9)
 
 
+def test_the_solver_prints_nothing(capfd):
+    assign(drawn(0), 1.0)
+    assert capfd.readouterr() == ("", "")
+
+
 def known_times(where) -> Times:
     """Time by bytes of weights."""
     known = {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +54,26 @@ def _solver() -> Any:
         import highspy
     except ImportError:
         raise InputError("--scheme mixed needs a solver; pip install 'fwopt[quantize]'") from None
-    solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    with _stdout_closed():  # it greets while it is made, before it can be told not to
+        solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("mip_rel_gap", 0.0)
     return solver
+
+
+@contextmanager
+def _stdout_closed() -> Iterator[None]:
+    """What libraries print past Python goes nowhere: stdout belongs to results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def total(chosen: Mapping[str, Option]) -> tuple[float, float]:
