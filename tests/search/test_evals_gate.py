@@ -11,6 +11,7 @@ import pytest
 
 from fwopt.errors import InputError
 from fwopt.search.evals import EvalsScreen, find_evals
+from fwopt.search.log import TrialLog
 from fwopt.search.run_folder import read_plan
 from fwopt.search.settings import ObjectiveSettings, parse_objective
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8
@@ -123,6 +124,18 @@ def test_limits_of_both_kinds_stand_beside_each_other(toy):
     assert [str(limit) for limit in objective.quality_limits] == ["kl<0.01", "evals:tools>=-0.5pp", "evals:sums>=-1pp"]
     with pytest.raises(InputError, match="limits a figure twice"):
         parse_objective(ObjectiveSettings(max_quality_drop=("evals:a>=-1pp", "evals:a>=-2pp")), toy.HARDWARE)
+
+
+def test_a_given_baseline_that_was_not_measured_is_shown_and_not_chosen(toy, home):
+    """It passes by the screens, so that there is a number to compare with."""
+    mine = Candidate(quantization=Fp8(), kv_dtype="bf16", parallelism={"replicas": 4})
+    objective = toy.inputs(toy.SMALL).objective.model_copy(
+        update={"max_evals_drop": (EvalsLimit.parse("evals:tools>=-0.1pp"),)}
+    )
+    inputs = toy.inputs(toy.SMALL, objective=objective, baseline=mine, evals=find_evals(toy.MODEL, home))
+    plan = toy.tune(inputs, toy.Toy(12.0), TrialLog(), baseline=mine)
+    assert plan.baseline.candidate == mine
+    assert plan.chosen.candidate.quantization.kind == "bf16"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
 from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.derive import derive_space
-from fwopt.search.evals import EvalsScreen, find_evals
+from fwopt.search.evals import find_evals
 from fwopt.search.evaluators import Screen
 from fwopt.search.kernels import known_kernels, reference_space, reopened, with_kernels
 from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
@@ -57,14 +57,13 @@ class Job:
 
     @property
     def screens(self) -> tuple[Screen, ...]:
-        """Cheapest first; that of quality comes with the search. Where the engine's own steps were measured, the
+        """Cheapest first; those of quality come with the search. Where the engine's own steps were measured, the
         roofline has nothing to add."""
         inputs = self.inputs
-        evals = EvalsScreen(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
         if isinstance(uncalibrated(self.evaluator.cost_model), StepProfile):
-            return self.evaluator, evals
+            return (self.evaluator,)
         bound = RooflineScreen(inputs.model, inputs.hardware.device, self.traffic.workload, inputs.objective)
-        return self.evaluator, evals, bound
+        return self.evaluator, bound
 
 
 def resolve_model(settings: Settings, traffic: Traffic) -> tuple[ModelSpec, str | None]:

@@ -11,6 +11,7 @@ from fwopt import __version__
 from fwopt.search import notes, ranking
 from fwopt.search.capacity import TOLERANCE
 from fwopt.search.command import command
+from fwopt.search.evals import EvalsScreen
 from fwopt.search.ledger import Ledger
 from fwopt.search.quality import QualityScreen, estimate
 from fwopt.search.run_folder import RunInputs
@@ -89,6 +90,9 @@ class PlanBuilder:
 
     def _quality_holds(self, trial: Trial) -> bool:
         """A baseline is simulated whatever it gives up; what a search was stopped before measuring is only assumed."""
+        evals = EvalsScreen(self.inputs.model, self.inputs.objective.max_evals_drop, self.inputs.evals)
+        if evals.check(trial.candidate) is not None:
+            return False
         if self.ledger is not None and self.ledger.check(trial.candidate) is not None:
             return False
         screen = QualityScreen(self.inputs.model, self.inputs.objective.max_quality_drop, self._measured)

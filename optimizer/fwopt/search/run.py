@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from fwopt.search.dominance import Dominance
+from fwopt.search.evals import EvalsScreen
 from fwopt.search.evaluators import Evaluator, Screen
 from fwopt.search.job import Job
 from fwopt.search.ladder import Ladder
@@ -40,10 +41,11 @@ def search(
     on_phase: Callable[[Phase], None] = lambda phase: None,
     ledger: Ledger | None = None,
 ) -> Found:
-    """Run the search over injected evaluators, recording into `log`. The last screen, that of quality, is `ledger`'s
-    where quality is measured on the way."""
+    """Run the search over injected evaluators, recording into `log`. The last screens are those of quality, the last of
+    all `ledger`'s where quality is measured on the way."""
     stopper = stopper or Stopper()
     quality: Screen = ledger or QualityScreen(inputs.model, inputs.objective.max_quality_drop, inputs.quality)
+    evals = EvalsScreen(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
     if ledger is not None:
         ledger.load()
         ledger.apply(log)
@@ -55,7 +57,7 @@ def search(
 
     ladder = Ladder(
         evaluator=evaluator,
-        screens=(*screens, quality),
+        screens=(*screens, evals, quality),
         dominance=Dominance(inputs.objective),
         log=log,
         workers=workers,
@@ -78,6 +80,7 @@ def search(
         budget=inputs.trials,
         window_s=window_s,
         quality=quality,
+        evals=evals,
         ledger=ledger,
         allow_unmeasured=inputs.allow_unmeasured,
         on_phase=entered,

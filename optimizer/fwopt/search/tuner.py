@@ -65,7 +65,8 @@ class Tuner:
     window_s: float
     """First to last arrival; 0 for a burst, which has no capacity."""
     quality: Screen
-    """What it lets through may be chosen."""
+    """What it lets through may be chosen, if `evals` does so too."""
+    evals: Screen
     ledger: Ledger | None = None
     """Measures quality on the way; None: what is known must do."""
     allow_unmeasured: bool = False
@@ -277,6 +278,8 @@ class Tuner:
 
     def _quality_holds(self, candidate: Candidate) -> bool:
         """Once the search was stopped nothing more is measured: literature has to do for the rest."""
+        if self.evals.check(candidate) is not None:
+            return False
         if self.ledger is not None and self._found.stopped is not None:
             return self.ledger.check(candidate) is None and self.ledger.held(candidate) is None
         return self.quality.check(candidate) is None
