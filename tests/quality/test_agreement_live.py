@@ -14,11 +14,12 @@ import torch
 from fwopt.quality.arms import Arm
 from fwopt.quality.compare import compare
 from fwopt.quality.model import StreamedModel
-from fwopt.quality.schemes import SCHEMES
+from fwopt.quality.schemes import SCHEMES, Scheme
 from fwopt.quality.states import States
 from fwopt.quality.stored import StoredCheckpoint
 from fwopt.quality.walk import Walk
 from fwopt.quality.windows import Document, cut
+from fwopt.quantize.bands import bands, mixture
 from fwopt.quantize.times import SERVED_AS_MEASURED
 from fwopt.quantize.write import Writer, appearing
 
@@ -76,21 +77,30 @@ def in_vllm(folder: Path, windows, work: Path) -> np.ndarray:
     return -np.concatenate(json.loads(out.read_text()))
 
 
-@pytest.mark.parametrize("scheme", ["int8", "w4a16-g64"])
-def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
+def scheme_of(name: str) -> Scheme:
+    """`mixed`: int8, 4 bits and 16 bits side by side in each layer, otherwise in the next."""
+    if name != "mixed":
+        return SCHEMES[name]
+    turns = [SCHEMES["int8"], SCHEMES["w4a16-g64"], None]
+    where = bands(Path(MODEL), 1)
+    return mixture({band.name: turns[(at + band.layers[0]) % 3] for at, band in enumerate(where)}, where)
+
+
+@pytest.mark.parametrize("name", ["int8", "w4a16-g64", "mixed"])
+def test_vllm_computes_what_was_measured(name, windows, tmp_path):
     """vLLM's log-probabilities of the checkpoint lie as near to ours as those of a control of the same checkpoint: our
     own, with other kernels and batches. (Rounded activations make that noise large: a hair's breadth decides a level.)
     """
-    source, written = Path(MODEL), tmp_path / "written"
+    source, written, scheme = Path(MODEL), tmp_path / "written", scheme_of(name)
     with appearing(written) as work:
-        Writer(source, SCHEMES[scheme], quiet).write(work)
+        Writer(source, scheme, quiet).write(work)
     stored = StoredCheckpoint.open(written, torch.bfloat16)
     model = StreamedModel(source, torch.bfloat16)
     arms = [
         Arm("reference"),
-        Arm("scheme", scheme=SCHEMES[scheme]),
-        Arm("control-batch", scheme=SCHEMES[scheme], batch_tokens=1, backwards=True, padding=7),
-        Arm("control-kernel", scheme=SCHEMES[scheme], attention="eager", batch_tokens=1024, backwards=True, wide=True),
+        Arm("scheme", scheme=scheme),
+        Arm("control-batch", scheme=scheme, batch_tokens=1, backwards=True, padding=7),
+        Arm("control-kernel", scheme=scheme, attention="eager", batch_tokens=1024, backwards=True, wide=True),
         Arm("stored", stored=stored),
     ]
     states = States(tmp_path / "states", len(windows.tokens), model.config.hidden_size, torch.bfloat16)
@@ -100,9 +110,9 @@ def test_vllm_computes_what_was_measured(scheme, windows, tmp_path):
     ours = found["scheme"].surprise
     np.testing.assert_array_equal(found["stored"].surprise, ours)
     theirs = in_vllm(written, windows, tmp_path)
-    noise = max(_spread(found[name].surprise - ours) for name in CONTROLS)
+    noise = max(_spread(found[control].surprise - ours) for control in CONTROLS)
     apart, cost = _spread(theirs - ours), _spread(ours - reference)
-    print(f"{scheme}: controls {noise:.4f}, vLLM {apart:.4f} (mean {(theirs - ours).mean():+.5f}), cost {cost:.4f}")
+    print(f"{name}: controls {noise:.4f}, vLLM {apart:.4f} (mean {(theirs - ours).mean():+.5f}), cost {cost:.4f}")
     assert apart < 1.3 * noise
     assert abs((theirs - ours).mean()) < 3 * apart / len(ours) ** 0.5
 

@@ -16,12 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fwopt.cli.quantizing import scheme_of
 from fwopt.errors import FwoptError
 from fwopt.quality.schemes import SCHEMES, Scheme
 from fwopt.quality.stored import StoredConfig, StoredShards
 from fwopt.quantize.produce import read_record
 from fwopt.quantize.readback import check
 from fwopt.quantize.write import Writer, appearing
+from fwopt.spec.candidate import W4A16, Bf16, Fp8, Gguf, Int8, Mxfp4
 
 
 def quiet(*_):
@@ -215,3 +217,23 @@ def test_bad_orders_end_in_one_line(model_folder, tmp_path):
         assert problem in ended.stderr
     assert (there / "file").read_text() == "mine"
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "name"),
+    [
+        (Int8(), "int8"),
+        (Fp8(scale="block"), "fp8-block"),
+        (W4A16(), "w4a16"),
+        (W4A16(group_size=64), "w4a16-g64"),
+        (Gguf(type="Q4_K_M"), "gguf-q4_k_m"),
+    ],
+)
+def test_what_a_run_chose_is_what_is_written(chosen, name):
+    assert scheme_of(chosen) == name
+
+
+@pytest.mark.parametrize("chosen", [Bf16(), Mxfp4(), W4A16(scope="experts")])
+def test_a_run_that_chose_what_is_published_writes_nothing(chosen):
+    with pytest.raises(FwoptError, match="the run chose"):
+        scheme_of(chosen)

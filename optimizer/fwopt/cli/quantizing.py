@@ -68,7 +68,7 @@ def make_order(asked: Asked, tell: Tell) -> Order:
 
         return mixed_order(order, model, asked, tell)
     scheme = _plain(name)
-    return Order(known_as, source, asked.out, home, command, scheme=scheme, measure=_measure(model, name, asked))
+    return replace(order, scheme=scheme, measure=_measure(model, name, asked))
 
 
 def _plain(name: str) -> Scheme:
@@ -96,14 +96,14 @@ def _model_and_scheme(asked: Asked) -> tuple[str, str]:
 
 
 def scheme_of(quantization: Quantization) -> str:
-    """As `fwopt quality` names it; what is written by hand of no checkpoint is refused."""
+    """As `fwopt quality` names it; precisions that need nothing to be written are refused."""
     from fwopt.spec.candidate import scheme_name
 
     name = scheme_name(quantization)
     if quantization.kind == "bf16":
         raise InputError("the run chose bf16: the model can be served as it is, nothing needs to be written")
-    if quantization.kind == "w4a16" and quantization.scope == "experts":
-        raise InputError("the run chose 4-bit experts as published: serve that checkpoint itself")
+    if quantization.kind == "mxfp4" or (quantization.kind == "w4a16" and quantization.scope == "experts"):
+        raise InputError(f"the run chose {name} as published: serve that checkpoint itself")
     if quantization.kind == "w4a16" and quantization.group_size != 128:
         return f"w4a16-g{quantization.group_size}"
     return name

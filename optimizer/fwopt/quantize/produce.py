@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from fwopt import __version__
 from fwopt.errors import InputError
@@ -48,36 +49,62 @@ def produce(order: Order, tell: Tell) -> QuantizedCheckpoint:
     _made(order.home)
     measured = _before(order, tell)
     with appearing(order.target) as work:
-        if order.gguf is not None:
-            checked, by = order.gguf.write(order.source, work, order.model, tell)
-            name, says, form = order.gguf.name, f"llama.cpp's {order.gguf.type}, by blocks", "gguf"
-        elif order.calibration is not None:
-            checked, by = order.calibration.write(order.source, work, tell)
-            name, says, form = order.calibration.name, order.calibration.says, "compressed-tensors"
-            copy_rest(order.source, work)
+        written = _write(order, work, tell)
+        if order.calibration is not None:
             measured = _stored(order, work, tell)
-        else:
-            assert order.scheme is not None
-            Writer(order.source, order.scheme, tell).write(work)
-            count = check(order.source, order.scheme, work, tell)
-            checked = f"{count} matrices read back, each equal to the bit to what was compared"
-            name, says, form = order.scheme.name, order.scheme.says, "compressed-tensors"
-            by = f"compressed-tensors {library_version()}"
-        files = tuple(_file(path) for path in sorted(work.iterdir()))
-        made = QuantizedCheckpoint.model_validate(
-            {
-                "fwopt_version": __version__, "model": order.model, "scheme": name, "says": says, "written_by": by,
-                "source_config_digest": _digest(order.source / "config.json")[:16],
-                "source_weights_digest": weights_digest(order.source, order.home / "digests.json")[:16],
-                "weights_digest": _weights(work, form), "files": files, "weight_bytes": _bytes(work, form),
-                "source_bytes": stored_bytes(order.source), "format": form, "checked": checked, "study": measured,
-                "mixture": order.mixture, "command": order.command, "versions": _versions(),
-                "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            }
-        )  # fmt: skip
+        made = _record(order, work, written, measured)
         (work / RECORD).write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (work / "README.md").write_text(render(made), encoding="utf-8")
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    name: str
+    says: str
+    checked: str
+    by: str
+    format: Literal["compressed-tensors", "gguf"] = "compressed-tensors"
+
+
+def _write(order: Order, work: Path, tell: Tell) -> _Written:
+    if order.gguf is not None:
+        checked, by = order.gguf.write(order.source, work, order.model, tell)
+        return _Written(order.gguf.name, f"llama.cpp's {order.gguf.type}, by blocks", checked, by, "gguf")
+    if order.calibration is not None:
+        checked, by = order.calibration.write(order.source, work, tell)
+        copy_rest(order.source, work)
+        return _Written(order.calibration.name, order.calibration.says, checked, by)
+    scheme = order.scheme
+    assert scheme is not None
+    Writer(order.source, scheme, tell).write(work)
+    checked = (
+        f"{check(order.source, scheme, work, tell)} matrices read back, each equal to the bit to what was compared"
+    )
+    return _Written(scheme.name, scheme.says, checked, f"compressed-tensors {library_version()}")
+
+
+def _record(order: Order, work: Path, written: _Written, measured: Study | None) -> QuantizedCheckpoint:
+    return QuantizedCheckpoint(
+        fwopt_version=__version__,
+        model=order.model,
+        scheme=written.name,
+        says=written.says,
+        written_by=written.by,
+        source_config_digest=_digest(order.source / "config.json")[:16],
+        source_weights_digest=weights_digest(order.source, order.home / "digests.json")[:16],
+        weights_digest=_weights(work, written.format),
+        files=tuple(_file(path) for path in sorted(work.iterdir())),
+        weight_bytes=_bytes(work, written.format),
+        source_bytes=stored_bytes(order.source),
+        format=written.format,
+        checked=written.checked,
+        study=measured,
+        mixture=order.mixture,
+        command=order.command,
+        versions=_versions(),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
 
 
 def _before(order: Order, tell: Tell) -> Study | None:
