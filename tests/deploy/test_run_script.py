@@ -29,7 +29,8 @@ STAND_IN = """\
 import http.server, json, os, pathlib, sys, time
 here = pathlib.Path(__file__).parent
 port = int(sys.argv[sys.argv.index("--port") + 1])
-start = {{"argv": sys.argv[1:], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}}
+start = {{"argv": sys.argv[1:], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+          "w4a8": os.environ.get("VLLM_CPU_INT4_W4A8")}}
 (here / f"start-{{port}}.json").write_text(json.dumps(start))
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -146,6 +147,7 @@ def test_one_replica_needs_no_router_and_takes_the_public_port(deployed, tmp_pat
         assert _starts(tmp_path)[port] == {
             "argv": ["serve", "--config", str(folder / "config.yaml"), "--port", str(port)],
             "gpus": "0,1",
+            "w4a8": "0",
         }
     assert not _accepts(port)
 
