@@ -90,6 +90,16 @@ def test_a_machine_that_changed_is_not_a_build_that_changed() -> None:
     assert "the machine itself was 20.0% slower" in found.metrics[0].reason
 
 
+def test_a_change_far_beyond_that_of_the_machine_is_the_builds() -> None:
+    slow = compare(HISTORY[-1], day(20, 1.5, probes=1.06e-3), STATED, history=HISTORY)
+    assert slow.verdict == "fail"
+    assert "6.0% slower (probes)" in slow.metrics[0].reason
+    near = compare(HISTORY[-1], day(20, 1.15, probes=1.06e-3), STATED, history=HISTORY)
+    assert near.verdict == "inconclusive"
+    fast = compare(HISTORY[-1], day(20, 0.6, probes=1.06e-3), STATED, history=HISTORY)
+    assert fast.verdict == "pass"
+
+
 def test_drift_inside_a_session_is_not_a_build_that_changed() -> None:
     head = day(20, 1.1)
     runs = [

@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serves() -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in listed if "fwopt serve" in line and "fwopt-bench-" in line]
 
 
@@ -66,7 +66,7 @@ def test_servers_take_turns_and_their_steps_say_what_moved(
         visits = {}
         for arm in arms:
             visits[arm] = sampler.visit(arm)
-            assert len(serves()) == 1, serves()
+            assert len(serves()) == 1, visits
         keys = [sampler.key(arm) for arm in arms]
     assert not serves()
     assert {len(v.samples["e2e"]) for v in visits.values()} == {8}, visits

@@ -2,8 +2,9 @@
 
 Between sessions a machine changes in ways that no sample of one session shows. So the unit is the session: the spread
 of a history of sessions of the same thing says how far a new one may lie off, and one session against one proves
-nothing. Three things make the answer inconclusive before any test: too short a history, a machine that was measurably
-faster or slower than in the history (probes), and drift, inside the new session or over the history.
+nothing. Three things make the answer inconclusive before any test: too short a history; and, unless the change is far
+larger, a machine that was measurably faster or slower than in the history (probes), and drift, inside the new session
+or over the history.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -23,14 +25,25 @@ from fwopt.regress.trials import without_samples
 from fwopt.spec.bench import Metric, Rules
 from fwopt.spec.bench_result import BenchResult, Result
 
+CLEAR = 3.0
+"""A change decides in spite of drift where it is so many times larger: a build may feel more of it than the probe."""
 TREND_ALPHA = 0.01
 """Of Kendall's test that samples depend on when they were taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A change of the machine or of the base, in log units."""
+
+    log: float
+    says: str
 
 
 def against_history(history: Sequence[Result], head: Result, names: Sequence[str], rules: Rules) -> dict[Name, Finding]:
     """Noisy benches `names` of head against sessions of the base, oldest first."""
     found: dict[Name, Finding] = {}
     open_: dict[Name, tuple[Effect, MinEffect]] = {}
+    drifts: dict[Name, str] = {}
     for bench in head.benches:
         if bench.name not in names:
             continue
@@ -44,11 +57,19 @@ def against_history(history: Sequence[Result], head: Result, names: Sequence[str
             effect = session_effect(past, bench, metric)
             least = _least(effect, metric, rules)
             drift = _drift(history, head, past, bench, metric, least)
-            if drift is not None:
-                found[name] = Finding("inconclusive", drift, effect, least, blocks=effect.units, alpha=rules.alpha_pass)
+            if drift is not None and abs(effect.log) <= least.log + CLEAR * abs(drift.log):
+                found[name] = Finding(
+                    "inconclusive", drift.says, effect, least, blocks=effect.units, alpha=rules.alpha_pass
+                )
             else:
                 open_[name] = effect, least
-    return found | _decided(open_, rules)
+            if drift is not None:
+                drifts[name] = drift.says
+    decided = _decided(open_, rules)
+    return found | {
+        name: replace(f, reason=f"{f.reason}, although {drifts[name]}") if name in drifts else f
+        for name, f in decided.items()
+    }
 
 
 def session_effect(past: Sequence[BenchResult], head: BenchResult, metric: Metric) -> Effect:
@@ -108,24 +129,23 @@ def _drift(
     bench: BenchResult,
     metric: Metric,
     least: MinEffect,
-) -> str | None:
-    """Why the machine, not the build, may be what changed."""
+) -> Drift | None:
+    """The machine, not the build, may be what changed; None: nothing beyond the minimum effect."""
     speeds = [statistics.median(p.seconds for p in result.probes) for result in history if result.probes]
     if speeds and head.probes:
         now = statistics.median(p.seconds for p in head.probes)
         change = math.log(now / statistics.median(speeds))
         if abs(change) > least.log:
-            return (
-                f"the machine itself was {abs(math.expm1(change)):.1%} {'slower' if change > 0 else 'faster'} (probes)"
-            )
+            which = "slower" if change > 0 else "faster"
+            return Drift(change, f"the machine itself was {abs(math.expm1(change)):.1%} {which} (probes)")
     good = [r for r in bench.runs if r.problem is None and r.samples.get(metric.series)]
     levels = [statistics.median(r.samples[metric.series]) for r in good]
     inside = trend([r.started_s for r in good], levels)
     if inside is not None and abs(inside) > least.log:
-        return f"the samples drifted by {math.expm1(inside):+.1%} while head was measured"
+        return Drift(inside, f"the samples drifted by {math.expm1(inside):+.1%} while head was measured")
     over = trend(range(len(past)), [point(samples(b.runs, metric.series), metric.quantile) for b in past])
     if over is not None and abs(over) > least.log:
-        return f"the base itself drifted by {math.expm1(over):+.1%} over its {len(past)} sessions"
+        return Drift(over, f"the base itself drifted by {math.expm1(over):+.1%} over its {len(past)} sessions")
     return None
 
 
