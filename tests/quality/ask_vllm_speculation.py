@@ -31,7 +31,9 @@ def main() -> None:
                 counted[metric.name.removeprefix("vllm:spec_decode_")] = getattr(metric, "value", None) or getattr(
                     metric, "values", 0
                 )
-    print(json.dumps({"replies": [list(o.outputs[0].token_ids) for o in outputs], "counted": counted}))
+    print(json.dumps({"replies": [list(o.outputs[0].token_ids) for o in outputs], "counted": counted}), flush=True)
+    engine.llm_engine.engine_core.shutdown()
+    os._exit(0)  # an interpreter with vLLM in it may abort while it ends, with the answer given
 
 
 if __name__ == "__main__":

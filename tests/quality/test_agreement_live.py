@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(MODEL is None, reason="FWOPT_SMOLLM2 names no folder of SmolLM2-135M-Instruct"),
 ]
 ASK = """
-import json, sys
+import json, os, sys
 from vllm import LLM, SamplingParams
 if __name__ == "__main__":
     folder, rows, out = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
@@ -40,8 +40,11 @@ if __name__ == "__main__":
               enable_prefix_caching=False)
     asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
     found = llm.generate([{"prompt_token_ids": row} for row in rows], asked, use_tqdm=False)
-    json.dump([[p[t].logprob for p, t in list(zip(f.prompt_logprobs, row))[1:]] for f, row in zip(found, rows)],
-              open(out, "w"))
+    with open(out, "w") as file:
+        json.dump([[p[t].logprob for p, t in list(zip(f.prompt_logprobs, row))[1:]] for f, row in zip(found, rows)],
+                  file)
+    llm.llm_engine.engine_core.shutdown()
+    os._exit(0)  # an interpreter with vLLM in it may abort while it ends, with the answer given
 """
 
 
