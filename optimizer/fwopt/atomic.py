@@ -26,14 +26,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def hidden_beside(target: Path) -> Path:
+    """A new hidden folder on the same disk, to be renamed into place."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
+
+
 @contextmanager
 def folder_written_whole(target: Path) -> Iterator[Path]:
     """Fill the folder that this yields: it takes the place of `target`, old content and all, or vanishes."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
+    work = hidden_beside(target)
     try:
         work.chmod(0o755)
         yield work

@@ -129,3 +129,19 @@ Workers = Annotated[
     typer.Option("--workers", metavar="N", min=1, help="Simulations at a time. [default: cores]", rich_help_panel=_RUN),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=_RUN)]
+TracesWithText = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--workload",
+        metavar="TRACE",
+        help="Recorded with `fwopt record --with-text`, repeatable.",
+        rich_help_panel="Text",
+    ),
+]
+Window = Annotated[
+    int, typer.Option(min=32, metavar="N", help="Tokens that are read in one go.", rich_help_panel="Text")
+]
+Studies = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder of results. [default: the user's own]", rich_help_panel=_RUN),
+]

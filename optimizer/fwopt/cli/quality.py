@@ -20,21 +20,11 @@ def quality(
             "--text", metavar="FILE", help="Text to compare on, repeatable: a class each.", rich_help_panel=_TEXT
         ),
     ] = None,
-    workload: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--workload",
-            metavar="TRACE",
-            help="Recorded with `fwopt record --with-text`, repeatable.",
-            rich_help_panel=_TEXT,
-        ),
-    ] = None,
+    workload: o.TracesWithText = None,
     max_tokens: Annotated[
         int, typer.Option(min=128, metavar="N", help="Tokens to compare on.", rich_help_panel=_TEXT)
     ] = 16384,
-    window: Annotated[
-        int, typer.Option(min=32, metavar="N", help="Tokens that are read in one go.", rich_help_panel=_TEXT)
-    ] = 512,
+    window: o.Window = 512,
     schemes: Annotated[
         str | None,
         typer.Option(
@@ -53,10 +43,7 @@ def quality(
         Literal["bf16", "fp32"], typer.Option(help="What the reference computes in.", rich_help_panel=_RUN)
     ] = "bf16",
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of text and of intervals.", rich_help_panel=_RUN)] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of results. [default: the user's own]", rich_help_panel=_RUN),
-    ] = None,
+    out: o.Studies = None,
     json: o.Json = False,
 ) -> None:
     """Compare quantization schemes with the unquantized model: KL divergence, top-1 and top-5 agreement, perplexity,

@@ -31,15 +31,7 @@ def quantize(
         list[Path] | None,
         typer.Option("--text", metavar="FILE", help="Text to measure on, repeatable.", rich_help_panel=_TEXT),
     ] = None,
-    workload: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--workload",
-            metavar="TRACE",
-            help="Recorded with `fwopt record --with-text`, repeatable.",
-            rich_help_panel=_TEXT,
-        ),
-    ] = None,
+    workload: o.TracesWithText = None,
     calibrate: Annotated[
         list[Path] | None,
         typer.Option(
@@ -55,9 +47,7 @@ def quantize(
     max_tokens: Annotated[
         int, typer.Option(min=128, metavar="N", help="Tokens to measure on.", rich_help_panel=_TEXT)
     ] = 16384,
-    window: Annotated[
-        int, typer.Option(min=32, metavar="N", help="Tokens that are read in one go.", rich_help_panel=_TEXT)
-    ] = 512,
+    window: o.Window = 512,
     choices: Annotated[
         str, typer.Option(metavar="A,B", help="Schemes that a group may have, beside bf16.", rich_help_panel=_MIX)
     ] = "int8,w4a16-g64",

@@ -20,15 +20,7 @@ def speculation(
             "--text", metavar="FILE", help="Text that the model goes on with, repeatable.", rich_help_panel=_TEXT
         ),
     ] = None,
-    workload: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--workload",
-            metavar="TRACE",
-            help="Recorded with `fwopt record --with-text`, repeatable.",
-            rich_help_panel=_TEXT,
-        ),
-    ] = None,
+    workload: o.TracesWithText = None,
     replies: Annotated[
         Literal["recorded", "generated"] | None,
         typer.Option(
@@ -65,10 +57,7 @@ def speculation(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice and of intervals.", rich_help_panel=_RUN)] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of results. [default: the user's own]", rich_help_panel=_RUN),
-    ] = None,
+    out: o.Studies = None,
     json: o.Json = False,
 ) -> None:
     """Measure how many tokens a decode step gives when an n-gram lookup or a draft model guesses ahead: acceptance by

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +16,7 @@ from fwopt.evals.files import ANSWERS, Answers, AnswersWriter, unfinished
 from fwopt.evals.items import EvalSet
 from fwopt.evals.requests import check_sendable
 from fwopt.live.endpoint import Endpoint
+from fwopt.live.signals import until_signal
 from fwopt.spec.evals import EvalSettings, EvalsHeader, Graded, Served
 
 Progress = Callable[[str, int, int], None]
@@ -114,21 +112,3 @@ def new_path(folder: Path, header: EvalsHeader) -> Path:
         again += 1
         path = folder / f"{stamp}-{label}-{again}{ANSWERS}"
     return path
-
-
-def until_signal(work: Callable[[asyncio.Event], Awaitable[_Result]]) -> _Result:
-    """From ordinary code: SIGINT and SIGTERM set the event, a second one is not held back."""
-
-    async def main() -> _Result:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-        def on_signal(number: int) -> None:
-            stop.set()
-            loop.remove_signal_handler(number)
-
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals off the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, on_signal, number)
-        return await work(stop)
-
-    return asyncio.run(main())

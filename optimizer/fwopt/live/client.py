@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 from array import array
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from fwopt.live.problems import Lag
 from fwopt.live.result import Replay, ReplayEnd
 from fwopt.live.rows import Rows
 from fwopt.live.sender import Sender
+from fwopt.live.signals import until_signal
 from fwopt.metrics.records import FINISHED, REJECTED_CONTEXT
 from fwopt.workload.columns import Workload
 
@@ -126,20 +126,9 @@ def replay_sync(
 ) -> Replay:
     """`replay` from ordinary code: SIGINT and SIGTERM end it early, with a result that says so."""
 
-    async def main() -> Replay:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-        def on_signal(number: int) -> None:  # a second one is not held back
-            stop.set()
-            loop.remove_signal_handler(number)
-
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # no signals off the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, on_signal, number)
-        return await replay(endpoint, workload, load, options, stop=stop, progress=progress)
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(main())
+    return until_signal(
+        lambda stop: replay(endpoint, workload, load, options, stop=stop, progress=progress), _loop_factory()
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fwopt.atomic import hidden_beside
 from fwopt.errors import InputError
 from fwopt.quality.schemes import Scheme
 from fwopt.quality.shards import Shards, weight_files
@@ -27,16 +29,9 @@ _NOT_COPIED = ("config.json", INDEX, "README.md", "pytorch_model.bin.index.json"
 @contextmanager
 def appearing(target: Path) -> Iterator[Path]:
     """A folder of the target's own name to fill, on the same disk: it becomes `target` at the end, or vanishes."""
-    import os
-    import tempfile
-
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: is there already; choose another --out, or remove it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); choose another --out") from None
+    beside = hidden_beside(target)
     try:
         work = beside / target.name
         work.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fwopt.search.quality import measured_name
 from fwopt.spec.candidate import Candidate
@@ -11,6 +12,9 @@ from fwopt.spec.evals import EvalFigure, MeasuredEvals, read_comparison
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.objective import EvalsLimit
 from fwopt.spec.outcome import Rejected
+
+if TYPE_CHECKING:
+    from fwopt.search.run_folder import RunInputs
 
 
 def find_evals(model: ModelSpec, home: Path) -> MeasuredEvals | None:
@@ -40,6 +44,10 @@ class EvalsScreen:
     model: ModelSpec
     limits: tuple[EvalsLimit, ...]
     measured: MeasuredEvals | None = None
+
+    @classmethod
+    def of(cls, inputs: RunInputs) -> EvalsScreen:
+        return cls(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
 
     def check(self, candidate: Candidate) -> Rejected | None:
         name = measured_name(candidate, self.model)

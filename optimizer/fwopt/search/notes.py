@@ -53,7 +53,7 @@ def about(
             "lives, and put its address into nginx.conf"
         )
     lines.append(_kernels(inputs, chosen))
-    evals = EvalsScreen(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
+    evals = EvalsScreen.of(inputs)
     lines += evals.notes(chosen.candidate if chosen is not None else None)
     return tuple(line for line in lines if line)
 

@@ -90,7 +90,7 @@ class PlanBuilder:
 
     def _quality_holds(self, trial: Trial) -> bool:
         """A baseline is simulated whatever it gives up; what a search was stopped before measuring is only assumed."""
-        evals = EvalsScreen(self.inputs.model, self.inputs.objective.max_evals_drop, self.inputs.evals)
+        evals = EvalsScreen.of(self.inputs)
         if evals.check(trial.candidate) is not None:
             return False
         if self.ledger is not None and self.ledger.check(trial.candidate) is not None:

@@ -45,7 +45,7 @@ def search(
     all `ledger`'s where quality is measured on the way."""
     stopper = stopper or Stopper()
     quality: Screen = ledger or QualityScreen(inputs.model, inputs.objective.max_quality_drop, inputs.quality)
-    evals = EvalsScreen(inputs.model, inputs.objective.max_evals_drop, inputs.evals)
+    evals = EvalsScreen.of(inputs)
     if ledger is not None:
         ledger.load()
         ledger.apply(log)

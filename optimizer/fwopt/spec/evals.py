@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.reading import read_back
 
 CONFIDENCE = 0.95
 Verdict = Literal["not worse", "worse", "undecided"]
@@ -163,9 +163,4 @@ class MeasuredEvals(Frozen):
 
 
 def read_comparison(path: Path) -> EvalComparison:
-    try:
-        return EvalComparison.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"{path}: is no comparison of `fwopt evals`; remove it and compare again") from None
+    return read_back(path, EvalComparison, "comparison of `fwopt evals`", "remove it and compare again")

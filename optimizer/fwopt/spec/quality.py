@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ValidationError
-
-from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.reading import read_back
 
 
 class Estimate(Frozen):
@@ -184,13 +181,4 @@ QualityResults.model_rebuild()
 
 
 def read_results(path: Path) -> QualityResults:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise InputError(f"{path}: has schema_version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade")
-        return QualityResults.model_validate(values)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, AttributeError, ValidationError):
-        raise InputError(f"{path}: is no result of `fwopt quality`; remove it and measure again") from None
+    return read_back(path, QualityResults, "result of `fwopt quality`", "remove it and measure again")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.quality import Estimate
+from fwopt.spec.reading import read_back
 
 
 class NgramDrafter(Frozen):
@@ -132,13 +131,4 @@ class SpeculationResults(Frozen):
 
 
 def read_speculation(path: Path) -> SpeculationResults:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise InputError(f"{path}: has schema_version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade")
-        return SpeculationResults.model_validate(values)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, AttributeError, ValidationError):
-        raise InputError(f"{path}: is no result of `fwopt speculation`; remove it and measure again") from None
+    return read_back(path, SpeculationResults, "result of `fwopt speculation`", "remove it and measure again")
