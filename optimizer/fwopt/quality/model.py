@@ -142,7 +142,7 @@ class StreamedModel:
         """One layer; `cache` hears of its keys and values where given."""
         arguments = dict(self.arguments(hidden.shape[0], hidden.shape[1], attention)[index])
         if cache is not None:
-            arguments["past_key_values"] = cache
+            arguments["cache"] = cache
         if self._whole.config._attn_implementation != attention:
             self._whole.set_attn_implementation(attention)
         found = self._real[index](hidden, **arguments)

@@ -68,7 +68,7 @@ class DraftModel:
         feed, proposed = list(tokens[kept:]), []
         with torch.inference_mode():
             for _ in range(self._tokens):
-                out = self._model(input_ids=torch.tensor([feed]), past_key_values=self._cache, use_cache=True)
+                out = self._model(input_ids=torch.tensor([feed]), cache=self._cache, use_cache=True)
                 proposed.append(int(out.logits[0, -1].argmax()))
                 feed = proposed[-1:]
         self._seen = [*tokens, *proposed[:-1]]
