@@ -82,6 +82,22 @@ class AcceptanceFigures(Frozen):
     """How many steps gave 1, 2, … tokens."""
 
 
+class StepsTaken(Frozen):
+    """The decode steps that replies were divided into, reply after reply: what the simulator lets requests go by."""
+
+    lengths: tuple[PositiveInt, ...]
+    """Steps of each reply; replies of one token have none and are left out."""
+    proposed: tuple[int, ...]
+    """Of each step."""
+    accepted: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> StepsTaken:
+        if not self.lengths or not sum(self.lengths) == len(self.proposed) == len(self.accepted):
+            raise ValueError("steps must be as many as the lengths of their replies add up to, and at least one")
+        return self
+
+
 class Acceptance(Frozen):
     """One drafter."""
 
@@ -90,6 +106,7 @@ class Acceptance(Frozen):
     """Of a draft model."""
     overall: AcceptanceFigures
     by_class: dict[str, AcceptanceFigures]
+    steps: StepsTaken
 
 
 class SpeculationSettings(Frozen):
