@@ -1,8 +1,8 @@
 """Step times where a drafter guesses tokens ahead, which the model then checks in one step.
 
 A sequence with k guessed tokens brings 1 + k tokens to the step: the model's layers and its LM head see them all, and
-attention reads the cached context once for all of them. That last point is an assumption, as is the n-gram lookup's
-speed: whatever rests on them is labelled so.
+attention reads the cached context once for all of them. That last point is a floor, and labelled so: nobody timed
+attention of a few tokens a sequence here.
 
 A draft model (vLLM's `draft_model`) first runs over every token of the step, prompts included, then once more for each
 further token that it guesses. An n-gram lookup runs on the host between two steps, and vLLM schedules synchronously
@@ -24,7 +24,7 @@ from fwopt.spec.candidate import Bf16, Candidate
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import ModelSpec
-from fwopt.spec.provenance import ASSUMED, CODES
+from fwopt.spec.provenance import BOUND, CODES
 
 LOOKUP_TOKEN_S = 1.0e-9
 """One thread of a server processor over one token of context, `_find_longest_matched_ngram_and_propose_tokens` of vLLM
@@ -61,19 +61,17 @@ class SpeculatingCosts:
                                   f"{', '.join(sorted(kinds))}")  # fmt: skip
         if candidate.parallelism.dp > 1:
             raise UnmeasuredError("speculation is not modelled with attention data parallelism; search dp 1")
-        grid = _checking(self.plain.grid(candidate.model_copy(update={"speculation": None})))
+        grid = _checking(self.plain.grid(candidate))
         if drafter.kind == "ngram":
             return _looking_up(grid)
-        own = self.drafts[drafter.model].grid(
-            candidate.model_copy(update={"speculation": None, "quantization": Bf16(), "kernels": None})
-        )
+        own = self.drafts[drafter.model].grid(candidate.model_copy(update={"quantization": Bf16(), "kernels": None}))
         return _drafting(grid, own, drafter.tokens)
 
 
 def _checking(grid: StepGrid) -> StepGrid:
     """Attention over several tokens of a sequence as over one."""
     shape = grid.decode_s.shape
-    return replace(grid, decode_share=np.broadcast_to(np.eye(len(CODES))[ASSUMED], (*shape, len(CODES))).copy())
+    return replace(grid, decode_share=np.broadcast_to(np.eye(len(CODES))[BOUND], (*shape, len(CODES))).copy())
 
 
 def _looking_up(grid: StepGrid) -> StepGrid:

@@ -31,6 +31,7 @@ from fwopt.search.scoring import require_price
 from fwopt.search.settings import Settings, parse_objective, resolve_engine
 from fwopt.search.simulating import SimulatingEvaluator
 from fwopt.search.space import SearchSpace, SpaceOverrides
+from fwopt.search.speculation import known_drafters, speculating, with_drafters
 from fwopt.search.traffic import Traffic, load_traffic
 from fwopt.spec.candidate import Batching, Candidate
 from fwopt.spec.engine import EngineName, EngineSpec
@@ -104,7 +105,9 @@ def prepare(
     profile = load_profile(hardware.device, engine, profiles)
     costs = costs_of(model, hardware.device, engine, profile)
     kernels, said = known_kernels(engine, hardware.device, costs, profiles, settings.search)
+    drafters = known_drafters(settings.speculation, model, engine)
     space = space_of(costs, hardware, settings.search, kernels, shares=traffic.workload.block_tokens > 0)
+    space = with_drafters(space, drafters)
     if baseline is not None and baseline.parallelism.gpus > hardware.count:
         raise InputError(
             f"the baseline uses {baseline.parallelism.gpus} GPUs and {hardware.count} are at hand; "
@@ -137,6 +140,7 @@ def prepare(
         quality=find_measured(model, own_quality()) if measuring is None else None,
         measuring=measuring,
         kernels=kernels.kernels if kernels is not None else None,
+        drafters=drafters,
         evals=find_evals(model, own_evals()) if objective.max_evals_drop else None,
         pins=_pins(traffic, model, profile, engine, kernels),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
@@ -233,9 +237,11 @@ def _pins(
 def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile, kernels: KernelTimes | None) -> Job:
     cost: Costs = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
     cost = with_kernels(cost, kernels)
+    device, engine = inputs.hardware.device, inputs.engine
+    cost = speculating(cost, inputs.drafters, lambda draft: costs_of(draft, device, engine, profile))
     if inputs.machine is not None:
         cost = CalibratedCosts(cost, inputs.machine)
-    evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective)
+    evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective, drafters=inputs.drafters)
     baseline = inputs.baseline or default_baseline(
         inputs.space, inputs.model, inputs.hardware.device, evaluator, inputs.engine.name
     )

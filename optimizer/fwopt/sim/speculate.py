@@ -1,9 +1,9 @@
 """Steps in which a drafter guesses ahead: each sequence brings its own number of tokens and keeps its own.
 
-As vLLM's `schedule()` and `update_from_output()`: a running sequence asks for one token and those guessed for it, cut to
-what is left of the token budget; blocks for rejected tokens stay with the sequence. What is guessed and what comes true
-is no assumption: every sequence goes by the steps of one reply that `fwopt speculation` divided, and on with another
-where its own reply is longer. So sequences differ as replies do, and steps of one reply follow each other.
+As vLLM's `schedule()` and `update_from_output()`: a running sequence asks for one token and those guessed for it, cut
+to what is left of the token budget; blocks for rejected tokens stay with the sequence. What is guessed and what comes
+true is no assumption: every sequence goes by the steps of one reply that `fwopt speculation` divided, and on with
+another where its own reply is longer. So sequences differ as replies do, and steps of one reply follow each other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def keep_accepted(sim: Sim, r: int) -> None:
             kept = min(min(sim.accepted[slot.guess], slot.tokens - 1) + 1, slot.output - slot.generated)
             slot.generated += kept
             replica.context_sum += kept
-            count_gaps(sim, replica.shown - slot.last, 1.0)
+            count_gaps(sim, (replica.shown - slot.last) / kept, kept)  # as the client counts tokens of one event
             slot.last = replica.shown
             if slot.generated >= slot.output:
                 finish(sim, r, s, leave(sim, r, s))

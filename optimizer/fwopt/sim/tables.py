@@ -134,7 +134,7 @@ def build(
     token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
     mixed_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens, grid.prefill_in_graphs)
     junk = kv_blocks + 1 if prefix else 1
-    rows = most * (1 + drafter.tokens) if drafter is not None else most
+    rows = most * candidate.tokens_per_decode
     return Sim(
         limits=limits,
         replica=replica,

@@ -141,6 +141,11 @@ class Candidate(Frozen):
                 del content[later]
         return content_hash(content)
 
+    @property
+    def tokens_per_decode(self) -> int:
+        """Most that a decoding sequence brings to a step: one, and those guessed."""
+        return 1 + (self.speculation.tokens if self.speculation is not None else 0)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, without carrying the cached `id` over to other content."""
         copy = super().model_copy(update=update, deep=deep)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.model import ModelSpec
 from fwopt.spec.quality import Estimate
 from fwopt.spec.reading import read_back
 
@@ -58,6 +60,22 @@ class ModelDrafter(Frozen):
     def vllm(self) -> dict[str, Any]:
         """Value of `--speculative-config`."""
         return {"method": "draft_model", "model": self.model, "num_speculative_tokens": self.tokens}
+
+
+def read_vllm(said: Mapping[str, Any]) -> NgramDrafter | ModelDrafter | None:
+    """The drafter of a `--speculative-config`; None where it is of another method, or says more than a drafter holds.
+
+    As vLLM's `SpeculativeConfig`: a lookup of 5 tokens where no length is given, the other length where one is."""
+    tokens, method = said.get("num_speculative_tokens"), said.get("method")
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        return None
+    if method == "ngram" and not said.keys() - NgramDrafter().vllm().keys():
+        least, most = said.get("prompt_lookup_min"), said.get("prompt_lookup_max")
+        least, most = least or most or 5, most or least or 5
+        return NgramDrafter(tokens=tokens, lookup_min=least, lookup_max=most) if 0 < least <= most else None
+    if method == "draft_model" and said.keys() == {"method", "model", "num_speculative_tokens"}:
+        return ModelDrafter(model=str(said["model"]), tokens=tokens)
+    return None
 
 
 Drafter = Annotated[NgramDrafter | ModelDrafter, Field(discriminator="kind")]
@@ -145,6 +163,20 @@ class SpeculationResults(Frozen):
 
     def find(self, drafter: NgramDrafter | ModelDrafter, weights_digest: str | None) -> Acceptance | None:
         return next((a for a in self.drafters if a.drafter == drafter and a.weights_digest == weights_digest), None)
+
+
+class KnownDrafters(Frozen):
+    """Drafters that a search may choose from, with what they achieved on replies."""
+
+    results: SpeculationResults
+    models: dict[str, ModelSpec]
+    """Of the draft models, by the name that candidates have for them."""
+
+    def measured(self, drafter: NgramDrafter | ModelDrafter) -> Acceptance | None:
+        return next((a for a in self.results.drafters if a.drafter == drafter), None)
+
+    def draft_model(self, drafter: NgramDrafter | ModelDrafter | None) -> ModelSpec | None:
+        return self.models[drafter.model] if drafter is not None and drafter.kind == "draft" else None
 
 
 def read_speculation(path: Path) -> SpeculationResults:

@@ -139,9 +139,7 @@ def _measure(
         if len((part := whole.of_replies(classes == label)).reply)
     }
     overall = figures(whole, drafter.tokens, bootstrap)
-    return Acceptance(
-        drafter=drafter, weights_digest=digest, overall=overall, by_class=by_class, steps=whole.taken()
-    )
+    return Acceptance(drafter=drafter, weights_digest=digest, overall=overall, by_class=by_class, steps=whole.taken())
 
 
 def vocabulary_digest(folder: Path) -> str:
