@@ -127,6 +127,7 @@ def _nearest(points: Floats, shares: Any, wanted: Floats) -> Any:
 
 
 def _both(first: Floats, first_share: Any, second: Floats, second_share: Any) -> Any:
-    """Shares of the sum."""
-    whole = np.maximum(first + second, 1e-30)[..., None]
-    return (first[..., None] * first_share + second[..., None] * second_share) / whole
+    """Shares of the sum; where it is zero, the first's."""
+    whole = (first + second)[..., None]
+    sums = first[..., None] * first_share + second[..., None] * second_share
+    return np.where(whole > 0, sums / np.where(whole > 0, whole, 1.0), first_share)

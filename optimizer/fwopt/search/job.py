@@ -100,12 +100,12 @@ def prepare(
     """Resolve a new run. `notes`: what the caller assumed on the way; `measuring`: what quality is measured on."""
     hardware = load_hardware(settings.hardware, settings.price)
     engine = resolve_engine(settings.engine, hardware.device, profiles)
+    drafters = known_drafters(settings.speculation, model, engine)
     objective, assumed = parse_objective(settings.objective, hardware)
     require_price(objective, hardware)
     profile = load_profile(hardware.device, engine, profiles)
     costs = costs_of(model, hardware.device, engine, profile)
     kernels, said = known_kernels(engine, hardware.device, costs, profiles, settings.search)
-    drafters = known_drafters(settings.speculation, model, engine)
     space = space_of(costs, hardware, settings.search, kernels, shares=traffic.workload.block_tokens > 0)
     space = with_drafters(space, drafters)
     if baseline is not None and baseline.parallelism.gpus > hardware.count:
