@@ -23,8 +23,8 @@ def main(trace: Path, model: Path, out: Path) -> None:
     prompts = Prompts(workload, from_tokenizer(model), "speculation")
     with out.open("w", encoding="utf-8") as file:
         for i in range(min(REQUESTS, len(workload))):
-            row = {"arrival_s": float(workload.arrival_s[i]), "prompt_tokens": int(workload.prompt_tokens[i]),
-                   "output_tokens": int(workload.output_tokens[i]), "text": {"prompt": prompts.tokens(i).tolist()}}  # fmt: skip
+            lengths = {"prompt_tokens": int(workload.prompt_tokens[i]), "output_tokens": int(workload.output_tokens[i])}
+            row = {"arrival_s": float(workload.arrival_s[i]), **lengths, "text": {"prompt": prompts.tokens(i).tolist()}}
             file.write(json.dumps(row) + "\n")
     print(f"{out}: {min(REQUESTS, len(workload))} prompts")
 

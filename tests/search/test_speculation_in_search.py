@@ -134,6 +134,10 @@ def test_a_configuration_in_use_speculates_by_what_was_measured_or_is_refused(tr
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "nobody measured how often ngram3:2-4 is right" in refused.stderr
     file = put(tmp_path / "results.json", acceptance(GOOD, 2))
+    known = fwopt(
+        "simulate", trace, "--config", config, "--hardware", "h200:1", "--speculation", file, "--json", cwd=tmp_path
+    )
+    assert known.returncode == 0, known.stderr
     done = tune(trace, file, tmp_path, "--baseline", config)
     assert done.returncode == 0, done.stderr
     assert read_plan(tmp_path / "run").baseline.candidate.speculation == GOOD
