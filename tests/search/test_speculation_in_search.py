@@ -93,6 +93,9 @@ def test_a_drafter_that_is_often_right_is_chosen_and_exported(trace, tmp_path):
     assert "--speculation SPECULATION.json" in plan.command
     exported = vllm_config.read(tmp_path / "run/deploy/vllm/config.yaml")
     assert exported.for_model(load_model(MODEL)).speculation == GOOD
+    elsewhere = fwopt("export", "run", "--target", "sglang", cwd=tmp_path)
+    assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (2, 1), elsewhere.stderr
+    assert "written for vllm only" in elsewhere.stderr
     again = fwopt("tune", "--resume", "run", "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["chosen"]["candidate"]["speculation"]["kind"] == "ngram"
