@@ -61,7 +61,8 @@ def prepare_what_if(
     from fwopt.perf.costs import Costs, costs_of
     from fwopt.perf.effects import calibration_without, model_without, parse_effects, priors_without
     from fwopt.perf.store import load_profile
-    from fwopt.search.job import engine_defaults, resolve_model
+    from fwopt.search.defaults import engine_defaults
+    from fwopt.search.job import resolve_model
     from fwopt.search.kernels import known_kernels, with_kernels
     from fwopt.search.settings import Settings, resolve_engine
     from fwopt.search.simulating import SimulatingEvaluator
