@@ -14,7 +14,8 @@ from fwopt.cli.comparing_quality import request
 from fwopt.quality.schemes import parse_schemes
 from fwopt.quantize.bands import bands, mixture
 from fwopt.quantize.mix import Mixer, measure
-from fwopt.quantize.times import from_measured, parse_steps
+from fwopt.quantize.steps import parse_steps
+from fwopt.quantize.times import from_measured
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from fwopt.quantize.bands import Product, bands, mixture
 from fwopt.quantize.layout import Place, pattern, quantization_config
 from fwopt.quantize.mix import Mixer
 from fwopt.quantize.readback import check
-from fwopt.quantize.times import Times, from_profile, parse_steps
+from fwopt.quantize.steps import parse_steps
+from fwopt.quantize.times import Times, from_profile
 from fwopt.quantize.write import Writer, appearing
 
 CHOICES = (SCHEMES["int8"], SCHEMES["w4a16-g64"])
@@ -62,7 +63,7 @@ def known_times(where) -> Times:
         for product in band.products:
             for name, size in (("bf16", 2.0), ("int8", 1.0), ("w4a16-g64", 0.5)):
                 known[name, product] = product.n * product.k * size * 1e-12
-    return Times(known, "measured", "a table of this test")
+    return Times(known, "measured", "a table of this test", "steps of this test")
 
 
 @pytest.fixture

@@ -64,14 +64,16 @@ def quantize(
         ),
     ] = None,
     step: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--step",
-            metavar="TOKENS:SHARE,…",
-            help="Steps of the workload by their tokens, `8:0.95,512:0.05`.",
+            metavar="RUN|TOKENS:SHARE,…",
+            help="Steps that times are weighed over: those that a run of `fwopt tune` simulated, or by hand, "
+            "`8:0.95,512:0.05`. [default: those of RUN]",
+            show_default=False,
             rich_help_panel=_MIX,
         ),
-    ] = "8",
+    ] = None,
     band: Annotated[
         int, typer.Option(min=1, metavar="N", help="Layers that share one scheme.", rich_help_panel=_MIX)
     ] = 5,
@@ -109,3 +111,5 @@ def quantize(
     cost = "not measured" if made.study is None else f"KL {made.study.figures.overall.kl.value:.3g}"
     size = f"{made.weight_bytes / 1e6:,.1f} MB, {made.weight_bytes / made.source_bytes:.0%} of the unquantized"
     typer.echo(f"{out}: {made.scheme}, {size}; {cost}; {made.checked}; card in {out / 'README.md'}")
+    if made.mixture is not None:
+        typer.echo(f"  least time over {made.mixture.steps}; times: {made.mixture.times}")

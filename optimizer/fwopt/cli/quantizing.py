@@ -41,7 +41,7 @@ class Asked:
     choices: str
     max_kl: float | None
     times: Path | None
-    step: str
+    step: str | None
     band: int
     gguf_from: Path | None
     seed: int
@@ -83,7 +83,7 @@ def _plain(name: str) -> Scheme:
 
 def _model_and_scheme(asked: Asked) -> tuple[str, str]:
     folder = Path(asked.model)
-    if not (folder / "plan.json").is_file():
+    if not is_run(folder):
         if asked.scheme is None:
             raise InputError("--scheme is needed: name one, or give the folder of a run that chose one")
         return asked.model, asked.scheme
@@ -93,6 +93,10 @@ def _model_and_scheme(asked: Asked) -> tuple[str, str]:
     if plan.chosen is None:
         raise InputError(f"{folder}: this run chose nothing; name a model and a --scheme")
     return plan.model.name, asked.scheme or scheme_of(plan.chosen.candidate.quantization)
+
+
+def is_run(path: Path) -> bool:
+    return (path / "plan.json").is_file()
 
 
 def scheme_of(quantization: Quantization) -> str:

@@ -86,7 +86,7 @@ def _mixture(mixture: Mixture | None) -> list[str]:
     uniform = [f"| {name} everywhere | {kl:.3g} | {s * 1e3:.3f} |" for name, (kl, s) in mixture.uniform.items()]
     how = (
         f"Least time with KL of at most {mixture.budget:g} (sum over groups {mixture.predicted_kl:.3g}, measured "
-        f"{mixture.measured_kl:.3g}, round {mixture.rounds}). Times: {mixture.times}."
+        f"{mixture.measured_kl:.3g}, round {mixture.rounds}). Times: {mixture.times}; weighed over {mixture.steps}."
     )
     return [
         "## The mixture", "", how, "",

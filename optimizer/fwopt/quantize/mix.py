@@ -107,7 +107,7 @@ class Mixer:
         )
         return Mixture(
             budget=budget, predicted_kl=predicted, measured_kl=measured, rounds=rounds, seconds=seconds, groups=groups,
-            times=self.times.says, uniform=self.uniform(),
+            times=self.times.says, steps=self.times.steps, uniform=self.uniform(),
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from fwopt.errors import InputError, UnmeasuredError
 from fwopt.quality.schemes import Scheme
 from fwopt.quantize.bands import Band, Product
 from fwopt.quantize.child import run
+from fwopt.quantize.steps import Steps
 from fwopt.spec.provenance import CODES
 
 PYTHON = "FWOPT_VLLM_PYTHON"
@@ -27,20 +28,14 @@ _TABLE_DTYPES = {"fp8-block": "fp8_block", "fp8-row": "fp8", "w4a16-g64": "w4a16
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """`share` of the workload's steps compute on so many tokens."""
-
-    tokens: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
 class Times:
     """Seconds of (scheme, product) in a mean step."""
 
     known: Mapping[tuple[str, Product], float]
     provenance: str
     says: str
+    steps: str
+    """How the steps that they are weighed over are known."""
 
     def seconds(self, scheme: str, product: Product) -> float:
         found = self.known.get((scheme, product))
@@ -51,22 +46,7 @@ class Times:
         return found
 
 
-def parse_steps(text: str) -> tuple[Step, ...]:
-    """`8:0.95,512:0.05`; shares are made to add up to one."""
-    steps = []
-    for part in text.split(","):
-        tokens, _, share = part.partition(":")
-        try:
-            steps.append(Step(int(tokens), float(share or 1.0)))
-        except ValueError:
-            raise InputError(f"--step must be TOKENS or TOKENS:SHARE, by commas, got '{part}'") from None
-        if steps[-1].tokens < 1 or not 0 < steps[-1].share < float("inf"):
-            raise InputError(f"--step: tokens and share must be above zero, got '{part}'")
-    whole = sum(step.share for step in steps)
-    return tuple(Step(step.tokens, step.share / whole) for step in steps)
-
-
-def from_profile(folder: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step]) -> Times:
+def from_profile(folder: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Steps) -> Times:
     """Of an operator profile with matrix products (docs/profiles.md)."""
     from fwopt.perf.operators.gemm import GemmTable
     from fwopt.perf.store import open_profile
@@ -75,20 +55,18 @@ def from_profile(folder: Path, bands: Sequence[Band], schemes: Sequence[Scheme],
     profile = open_profile(folder)
     device, _ = device_and_price(resolve(profile.environment.device))
     table = GemmTable(profile.columns("gemm"), device, {})
-    rows, shares = np.array([s.tokens for s in steps], dtype=np.float64), np.array([s.share for s in steps])
+    rows = steps.tokens.astype(np.float64)
     known: dict[tuple[str, Product], float] = {}
     codes: set[str] = set()
     for name in ("bf16", *(scheme.name for scheme in schemes)):
         for product in {p for band in bands for p in band.products}:
             timed = table.time(_TABLE_DTYPES.get(name, name), rows, product.n, product.k)
-            known[name, product] = float(timed.seconds @ shares)
+            known[name, product] = float(timed.seconds @ steps.shares)
             codes |= {CODES[code] for code in np.flatnonzero(timed.by_code.sum(axis=0))}
-    return Times(known, ", ".join(sorted(codes)), f"operators of {folder.name} on {device.full_name}")
+    return Times(known, ", ".join(sorted(codes)), f"operators of {folder.name} on {device.full_name}", steps.says)
 
 
-def measure_vllm(
-    bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step], kept: Path, tell: Tell
-) -> None:
+def measure_vllm(bands: Sequence[Band], schemes: Sequence[Scheme], steps: Steps, kept: Path, tell: Tell) -> None:
     """vLLM's own linear layers, timed in its own Python, each in its place in a step of the model; into `kept`."""
     from fwopt.atomic import written_whole
     from fwopt.live.servers.executables import program
@@ -98,7 +76,7 @@ def measure_vllm(
     with tempfile.TemporaryDirectory() as folder:
         ask: dict[str, Any] = {
             "products": [[p.k, p.n] for p in _sequence(bands)],
-            "tokens": sorted({step.tokens for step in steps}),
+            "tokens": steps.sizes(),
             "schemes": {"bf16": None}
             | {s.name: library_scheme(s, ["Linear"]).model_dump(mode="json") for s in schemes},
         }
@@ -112,26 +90,34 @@ def measure_vllm(
             target.write_bytes((Path(folder) / "times.json").read_bytes())
 
 
-def from_measured(file: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Sequence[Step]) -> Times:
-    """Of what `measure_vllm` kept."""
+def from_measured(file: Path, bands: Sequence[Band], schemes: Sequence[Scheme], steps: Steps) -> Times:
+    """Of what `measure_vllm` kept; linear in the tokens between two sizes that were timed."""
     try:
         answer = json.loads(file.read_text(encoding="utf-8"))
         products = [Product(n, k) for k, n in answer["products"]]
-        seconds, says = answer["seconds"], f"vLLM {answer['version']}'s linear layers, {answer['machine']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = {name: {int(m): times for m, times in by.items()} for name, by in answer["seconds"].items()}
+        says = f"vLLM {answer['version']}'s linear layers, {answer['machine']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: holds no times of `--times vllm`; measure them again") from None
-    known = {}
+    known, exact = {}, True
     for name in ("bf16", *(scheme.name for scheme in schemes)):
+        timed = np.array(sorted(seconds.get(name, {})))
+        if not len(timed) or steps.tokens[0] < timed[0] or steps.tokens[-1] > timed[-1]:
+            have = f"{timed[0]} to {timed[-1]}" if len(timed) else "none"
+            raise UnmeasuredError(
+                f"{file}: of {name}, steps of {steps.tokens[0]} to {steps.tokens[-1]} tokens are needed and {have} "
+                "were timed; measure again with --times vllm"
+            )
+        exact = exact and bool(np.isin(steps.tokens, timed).all())
         for product in {p for band in bands for p in band.products}:
             at = [i for i, other in enumerate(products) if other == product]
-            by_tokens = seconds.get(name, {})
-            missing = [str(step.tokens) for step in steps if str(step.tokens) not in by_tokens]
-            if missing or not at:
-                what = f"steps of {', '.join(missing)} tokens" if missing else f"a product {product.k} -> {product.n}"
-                raise UnmeasuredError(f"{file}: {what} in {name} were not timed; measure again with --times vllm")
-            parts = (step.share * float(np.mean([by_tokens[str(step.tokens)][i] for i in at])) for step in steps)
-            known[name, product] = sum(parts)
-    return Times(known, "measured", f"{says}")
+            if not at:
+                raise UnmeasuredError(
+                    f"{file}: a product {product.k} -> {product.n} was not timed; measure again with --times vllm"
+                )
+            curve = [float(np.mean([seconds[name][int(m)][i] for i in at])) for m in timed]
+            known[name, product] = float(np.interp(steps.tokens, timed, curve) @ steps.shares)
+    return Times(known, "measured" if exact else "measured, interpolated", says, steps.says)
 
 
 def _sequence(bands: Sequence[Band]) -> list[Product]:

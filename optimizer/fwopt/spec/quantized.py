@@ -60,6 +60,8 @@ class Mixture(Frozen):
     groups: tuple[GroupTime, ...]
     times: str
     """Where times come from."""
+    steps: str = "steps given by hand"
+    """Over which steps they are weighed, and how those are known."""
     uniform: dict[str, tuple[float, float]]
     """Scheme in every group -> (KL, seconds), measured and timed alike."""
 
