@@ -28,7 +28,7 @@ from fwopt.perf.cost import CostModel
 from fwopt.perf.grid import StepGrid
 from fwopt.perf.memory import kv_capacity
 from fwopt.perf.store import load_profile
-from fwopt.search.job import engine_defaults
+from fwopt.search.defaults import engine_defaults
 from fwopt.sim import SimResult, simulate
 from fwopt.sim.stream import simulate_stream
 from fwopt.spec.candidate import Candidate, Parallelism

@@ -65,7 +65,7 @@ def test_prompts_are_unique_and_lengths_forced(steps, stub):
 
 
 def test_a_run_that_was_cut_goes_on_where_it_was(steps, stub):
-    stub.fail_after = 30
+    stub.fail_after = 15
     with pytest.raises(ProbeError, match=r"HTTP 500: .*out of memory.*a prompt of"):
         steps.measure(Endpoint(stub.url, "toy", "vllm"))
     (journal,) = (steps.out / ".unfinished").iterdir()

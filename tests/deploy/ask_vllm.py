@@ -31,6 +31,13 @@ def _parser():
     raise SystemExit(f"no cli_args in vllm.entrypoints.{{{','.join(PARSER_HOMES)}}}")
 
 
+def _drafter(config) -> dict[str, object] | None:
+    if config is None:
+        return None
+    keys = ("method", "num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max")
+    return {key: getattr(config, key) for key in keys}
+
+
 def _ask(parser, path: str, folder: str) -> dict[str, object]:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -60,6 +67,7 @@ def _ask(parser, path: str, folder: str) -> dict[str, object]:
         "pp": parallel.pipeline_parallel_size,
         "dp": parallel.data_parallel_size,
         "ep": parallel.enable_expert_parallel,
+        "speculation": _drafter(engine.speculative_config),
     }
 
 

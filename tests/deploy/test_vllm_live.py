@@ -15,6 +15,7 @@ from fwopt.deploy import render
 from fwopt.deploy.vllm_config import read
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism
 from fwopt.spec.engine import EngineSpec
+from fwopt.spec.speculation import NgramDrafter
 
 PYTHON = os.environ.get("FWOPT_VLLM_PYTHON")
 pytestmark = [
@@ -89,6 +90,7 @@ CASES: dict[str, tuple[Candidate, dict, str | None, str | None]] = {
     "experts": (Candidate(quantization=Bf16(), parallelism=Parallelism(tp=2, ep=True)), MOE, None, None),
     "experts, data parallel": (Candidate(parallelism=Parallelism(tp=1, dp=2, ep=True)), MOE, None, None),
     "experts in slices": (Candidate(quantization=Fp8(), parallelism=Parallelism(tp=4)), MOE, None, "fp8_per_tensor"),
+    "n-grams": (Candidate(speculation=NgramDrafter(tokens=3, lookup_min=1, lookup_max=3)), DENSE, None, None),
     "mxfp4, stored": (Candidate(quantization=Mxfp4(), batching=SMALL), GPT_OSS, "mxfp4", "gpt_oss_mxfp4"),
 }  # fmt: skip
 
@@ -143,6 +145,7 @@ def test_vllm_shows_the_plans_own_values(answers, name):
         "pp": p.pp,
         "dp": p.dp,
         "ep": p.ep,
+        "speculation": candidate.speculation.vllm() if candidate.speculation is not None else None,
     }
     assert {key: found.get(key, found.get("error")) for key in expected} == expected
 

@@ -124,7 +124,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
 
 
 def as_fast(session: Path, *, as_in: Path) -> None:
-    """As if both sessions had seen the machine equally fast: what the probes found is the machine's, not the build's."""
+    """As if both sessions had seen the machine equally fast: what the probes find is not the build's."""
     seconds = json.loads(as_in.read_text())["probes"][0]["seconds"]
     found = json.loads(session.read_text())
     found["probes"] = [{**probe, "seconds": seconds} for probe in found["probes"]]

@@ -14,7 +14,8 @@ from fwopt.perf.memory import kv_capacity
 from fwopt.perf.steps import SUBJECT, StepKey, StepProfile
 from fwopt.perf.store import load_profile, newest_version
 from fwopt.perf.write import NewTable, add_measurements
-from fwopt.search.job import engine_defaults, prepare
+from fwopt.search.defaults import engine_defaults
+from fwopt.search.job import prepare
 from fwopt.search.measured import measured_space
 from fwopt.search.settings import ObjectiveSettings, Settings, resolve_engine
 from fwopt.search.space import SpaceOverrides

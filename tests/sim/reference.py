@@ -8,6 +8,7 @@ import numpy as np
 
 from fwopt.perf.grid import StepGrid
 from fwopt.sim.reserve import Reservation
+from fwopt.spec.speculation import StepsTaken
 from fwopt.workload.columns import Workload
 
 
@@ -22,6 +23,8 @@ class Request:
         self.published = 0
         self.enter = self.first = self.finish = self.scheduled = float("nan")
         self.blocks: list[int] = []  # physical block numbers
+        self.tokens = 1  # in a decode step
+        self.guesses: list[tuple[int, int]] = []  # (proposed, accepted) of the steps to come
 
     @property
     def known(self) -> int:
@@ -81,8 +84,10 @@ class Front:
 
 class Replica:
     def __init__(
-        self, grid: StepGrid, kv_blocks: int, batching, *, prefix: bool, prefill_first: bool, rule: Reservation | None
-    ) -> None:
+        self, grid: StepGrid, kv_blocks: int, batching, *, prefix: bool, prefill_first: bool, rule: Reservation | None,
+        guesses: StepsTaken | None = None, ahead: int = 0,
+    ) -> None:  # fmt: skip
+        self.guesses, self.ahead = guesses, ahead
         self.grid, self.pool, self.batching, self.prefix = grid, Pool(kv_blocks), batching, prefix
         self.prefill_first, self.rule, self.front = prefill_first, rule, Front(grid)
         self.size, self.clock, self.decided = batching.block_size, 0.0, 0.0
@@ -118,7 +123,7 @@ class Replica:
         self.decodes: list[Request] = []
         self.budget, self.promised = self.batching.max_num_batched_tokens, 0
         if not self.prefill_first:
-            gave_up = self.schedule_decodes()
+            gave_up = self.schedule_guesses() if self.guesses else self.schedule_decodes()
             gave_up = self.continue_prompt() or gave_up
             if not gave_up:
                 self.admit()
@@ -151,6 +156,36 @@ class Replica:
         if self.rule:
             self.decays += 1
         return gave_up
+
+    def schedule_guesses(self) -> bool:
+        gave_up = False
+        for request in [r for r in self.running if r.decoding]:
+            if not request.decoding or self.budget == 0:
+                continue
+            request.tokens = min(1 + self.next_guess(request)[0], self.budget)
+            ahead = self.ahead
+            while self.missing(request, request.computed + request.tokens + ahead) > len(self.pool.free):
+                if self.running == [request]:
+                    request.tokens, ahead = 1, 0
+                    break
+                victim, gave_up = self.running[-1], True
+                self.give_up(victim)
+                self.waiting.insert(0, victim)
+                if victim is request:
+                    return True
+            self.grow(request, request.computed + request.tokens + ahead)
+            self.decodes.append(request)
+            self.budget -= request.tokens
+        return gave_up
+
+    def next_guess(self, request: Request) -> tuple[int, int]:
+        if not request.guesses:
+            steps = list(zip(self.guesses.proposed, self.guesses.accepted, strict=True))
+            which = (request.index * 7919 + request.generated * 104729 + 1) * 48271 % (2**31 - 1)
+            which %= len(self.guesses.lengths)
+            start = sum(self.guesses.lengths[:which])
+            request.guesses = steps[start : start + self.guesses.lengths[which]]
+        return request.guesses[0]
 
     def retract(self, decoding: list[Request]) -> None:
         order = sorted(decoding, key=lambda r: (r.generated, -r.prompt), reverse=True)
@@ -233,12 +268,19 @@ class Replica:
 
     def run(self) -> None:
         self.decided = self.clock
-        self.clock += step_time(self.grid, self.decodes, self.chunks)
+        decoding = [r for r in self.running if r.decoding]
+        self.clock += step_time(self.grid, self.decodes, self.chunks, decoding if self.guesses else self.decodes)
+        if self.guesses:
+            self.clock += self.grid.lookup_token_s * sum(r.known for r in decoding)
         alone = self.prefill_first and self.chunks and not any(r.decoding for r in self.running)
         for request, _, count in self.chunks:
             request.computed += count
         for request in self.decodes:
-            request.computed += 1
+            kept = 1
+            if self.guesses:
+                kept = min(min(request.guesses.pop(0)[1], request.tokens - 1) + 1, request.output - request.generated)
+                request.generated += kept - 1
+            request.computed += kept
         served = [r for r in self.running if r in self.decodes or any(r is c for c, _, _ in self.chunks)]
         ready = [r for r in served if r.computed == r.known]
         shown = self.front.send(self.clock, len(ready)) if ready else float("nan")
@@ -247,6 +289,8 @@ class Replica:
         for request in ready:
             request.generated += 1
             request.decoding = True
+            if self.guesses and request.generated < request.output:
+                self.next_guess(request)
             request.first = shown if request.first != request.first else request.first
             if request.generated == request.output:
                 request.finish, self.full = shown, False
@@ -260,7 +304,7 @@ class Replica:
         return self.blocks(tokens) - len(request.blocks)
 
     def grow(self, request: Request, tokens: int) -> None:
-        request.blocks += self.pool.take(self.missing(request, tokens))
+        request.blocks += self.pool.take(max(self.missing(request, tokens), 0))
 
     def publish(self, request: Request) -> None:
         while self.prefix and not request.alone and (request.published + 1) * self.size <= request.computed:
@@ -284,6 +328,8 @@ def serve(
     prefill_first: bool = False,
     rule: Reservation | None = None,
     max_context: int = 1 << 20,
+    guesses: StepsTaken | None = None,
+    ahead: int = 0,
 ) -> list[Request]:
     chains = (
         workload.block_ids[workload.block_offsets[i] : workload.block_offsets[i + 1]] for i in range(len(workload))
@@ -293,24 +339,29 @@ def serve(
         Request(i, a, int(p), int(o), int(m) or max_context - int(p), chain)
         for i, (a, p, o, m, chain) in enumerate(zip(*columns, chains, strict=True))
     ]
-    Replica(grid, kv_blocks, batching, prefix=prefix, prefill_first=prefill_first, rule=rule).serve(everyone)
+    Replica(
+        grid, kv_blocks, batching, prefix=prefix, prefill_first=prefill_first, rule=rule, guesses=guesses, ahead=ahead
+    ).serve(everyone)
     return everyone
 
 
-def step_time(grid: StepGrid, decodes: list, chunks: list) -> float:
-    tokens = len(decodes) + sum(c for _, _, c in chunks)
+def step_time(grid: StepGrid, decodes: list, chunks: list, attending: list) -> float:
+    checked = sum(r.tokens for r in decodes)
+    tokens = checked + sum(c for _, _, c in chunks)
     size = next((int(s) for s in grid.capture_sizes if s >= tokens), None)
     gpu = np.interp(size or tokens, grid.tokens, grid.token_graph_s if size else grid.token_eager_s)
     if decodes:
         n = len(decodes)
-        mean = sum(r.computed + 1 for r in decodes) / n
+        mean = sum(r.computed + 1 for r in attending) / len(attending)
         column = [np.interp(n, grid.decode_batch, grid.decode_s[:, j]) for j in range(len(grid.decode_context))]
         gpu += np.interp(mean, grid.decode_context, column)
     done = sum(r.prompt + r.generated == past + c for r, past, c in chunks)
     for _, past, count in chunks:
         cost = np.interp(past + count, grid.prefill_length, grid.prefill_s)
         gpu += max(cost - np.interp(past, grid.prefill_length, grid.prefill_s), grid.prefill_chunk_floor_s)
-    if len(decodes) + done:
-        gpu += np.interp(len(decodes) + done, grid.sample_batch, grid.sample_s)
+    if checked + done:
+        gpu += np.interp(checked + done, grid.sample_batch, grid.sample_s)
+    if grid.drafter_s is not None and len(decodes) + done:
+        gpu += np.interp(len(decodes) + done, grid.sample_batch, grid.drafter_s)
     cpu = grid.step_cpu_s + (len(decodes) + len(chunks)) * grid.sequence_cpu_s
     return max(gpu, cpu) + grid.serial_s

@@ -49,6 +49,15 @@ Profiles = Annotated[
         "--profiles", metavar="FOLDER", help="Folder of operator profiles. [default: shipped]", rich_help_panel=_TARGET
     ),
 ]
+Speculation = Annotated[
+    Path | None,
+    typer.Option(
+        "--speculation",
+        metavar="FILE",
+        help="What `fwopt speculation` found: its drafters take part. [default: none]",
+        rich_help_panel=_TARGET,
+    ),
+]
 Calibration = Annotated[
     Path | None,
     typer.Option(

@@ -21,6 +21,7 @@ def simulate(
     price: o.Price = None,
     engine: o.Engine = None,
     profiles: o.Profiles = None,
+    speculation: o.Speculation = None,
     slo: o.Slos = None,
     replicas: o.Replicas = None,
     router: Annotated[str | None, typer.Option(metavar="POLICY", help="round_robin or least_requests.")] = None,
@@ -50,7 +51,7 @@ def simulate(
         rate_scale=1.0 if rate_scale is None else rate_scale,
         slos=slo or [], price=price, format=format, skip_bad=skip_bad, only_model=only_model, profiles=profiles,
         engine=engine,
-        without=without,
+        without=without, speculation=speculation,
     )  # fmt: skip
     result, evaluation = case.run()
     if records is not None:

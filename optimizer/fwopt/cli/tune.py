@@ -24,6 +24,7 @@ def tune(
     engine: o.Engine = None,
     profiles: o.Profiles = None,
     calibration: o.Calibration = None,
+    speculation: o.Speculation = None,
     slo: o.Slos = None,
     minimize: o.Minimize = None,
     maximize: o.Maximize = None,

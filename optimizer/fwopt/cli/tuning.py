@@ -58,7 +58,7 @@ def merged(settings: Settings, given: dict[str, Any]) -> Settings:
         content["timeout_s"] = given["timeout"]
     if "allow_unmeasured" in given:
         content["allow_unmeasured"] = True
-    for name in ("baseline", "calibration"):
+    for name in ("baseline", "calibration", "speculation"):
         if name in given:
             content[name] = str(given[name])
     objective = content["objective"]

@@ -50,21 +50,24 @@ def prepare_what_if(
     without: str | None = None,
     engine: str | None = None,
     candidate: Candidate | None = None,
+    speculation: Path | None = None,
 ) -> WhatIf:
     """Resolve trace, model, hardware and candidate; refuse what would not start, with need and have.
 
-    `candidate`: given instead of `config`."""
+    `candidate`: given instead of `config`; `speculation`: what its drafter achieves."""
     from fwopt.deploy import vllm_config
     from fwopt.perf.calibration import load_calibration
     from fwopt.perf.cost import CostModel
     from fwopt.perf.costs import Costs, costs_of
     from fwopt.perf.effects import calibration_without, model_without, parse_effects, priors_without
     from fwopt.perf.store import load_profile
-    from fwopt.search.job import engine_defaults, resolve_model
+    from fwopt.search.defaults import engine_defaults
+    from fwopt.search.job import resolve_model
     from fwopt.search.kernels import known_kernels, with_kernels
     from fwopt.search.settings import Settings, resolve_engine
     from fwopt.search.simulating import SimulatingEvaluator
     from fwopt.search.space import SpaceOverrides
+    from fwopt.search.speculation import known_drafters, speculating
     from fwopt.search.traffic import load_traffic
     from fwopt.spec.candidate import Candidate, Parallelism, RouterPolicy
     from fwopt.spec.objective import Objective, Slo
@@ -107,7 +110,9 @@ def prepare_what_if(
             eager_all_reduce="eager-all-reduce" not in off,
         )  # fmt: skip
     costs = with_kernels(costs, known_kernels(chosen_engine, gpus.device, costs, profiles, SpaceOverrides())[0])
-    evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective, off)
+    drafters = known_drafters(speculation, spec, chosen_engine)
+    costs = speculating(costs, drafters, lambda draft: costs_of(draft, gpus.device, chosen_engine, profile))
+    evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective, off, drafters)
     fit = evaluator.capacity(candidate)
     if isinstance(fit, Rejected):
         amounts = f": needs {fit.need:,.0f}, has {fit.have:,.0f} {fit.unit}" if fit.need and fit.have else ""

@@ -14,7 +14,7 @@ from fwopt.live.servers import make_server
 from fwopt.live.servers.base import Launch, Server
 from fwopt.live.servers.executables import program, python_module
 from fwopt.perf.memory import kv_capacity
-from fwopt.search.job import engine_defaults
+from fwopt.search.defaults import engine_defaults
 from fwopt.search.schemes import needs_checkpoint, parse_scheme
 from fwopt.spec.candidate import Candidate, Parallelism
 from fwopt.spec.engine import EngineName

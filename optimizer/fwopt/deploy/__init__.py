@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from fwopt.errors import RunFolderError, UnknownNameError
+from fwopt.errors import InputError, RunFolderError, UnknownNameError
 from fwopt.spec.plan import Plan
 
 TARGETS: dict[str, str] = {
@@ -32,6 +32,12 @@ def render(plan: Plan, target: str) -> dict[str, str]:
         raise UnknownNameError("deployment target", target, TARGETS)
     if plan.chosen is None:
         return {}
+    drafter = plan.chosen.candidate.speculation
+    if drafter is not None and target != "vllm":
+        raise InputError(
+            f"the plan speculates ({drafter.name}), which is written for vllm only, not {target}; "
+            "plan without --speculation"
+        )
     module, _, name = TARGETS[target].partition(":")
     function = cast(Render, getattr(importlib.import_module(module), name))
     return function(plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.deploy.vllm_flags import CONVERTED, NEEDS_MODEL, engine_quantization, weights_name
@@ -70,6 +72,8 @@ def _settings(plan: Plan, entry: Entry, quantization: str | None) -> dict[str, s
     if b.max_model_len is not None:
         settings["max-model-len"] = b.max_model_len
     settings |= {"block-size": b.block_size, "gpu-memory-utilization": b.gpu_memory_utilization}
+    if candidate.speculation is not None:
+        settings["speculative-config"] = json.dumps(candidate.speculation.vllm())
     if plan.hardware.device.kind == "cpu":
         settings["kv-cache-memory-bytes"] = _kv_bytes(plan, entry)
     return (

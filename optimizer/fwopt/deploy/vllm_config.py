@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
+from fwopt.spec.speculation import read_vllm
 from fwopt.targets.quantization import native_quantization
 
 MODELLED = {
@@ -182,6 +184,7 @@ def _candidate(settings: Settings, directives: dict[str, str], weights: Quantiza
     content: dict[str, Any] = {"quantization": weights.model_dump(), "kv_dtype": _kv_dtype(settings), **parts}
     if "router" in directives:
         content["router"] = directives["router"]
+    content["speculation"] = _drafter(settings)
     try:
         candidate = Candidate.model_validate(content)
     except ValidationError as error:
@@ -238,6 +241,22 @@ def _kv_dtype(settings: Settings) -> str:
             f"{settings.file}: kv-cache-dtype: must be one of {', '.join(KV_DTYPES)} to be modelled, got '{text}'"
         )
     return KV_DTYPES[text]
+
+
+def _drafter(settings: Settings) -> dict[str, Any] | None:
+    """What `speculative-config` says of n-grams or a draft model; of other methods, or in part, it stays unmodelled."""
+    text = settings.values.get("speculative-config")
+    if text is None:
+        return None
+    try:
+        said = json.loads(text)
+    except ValueError:
+        raise InputError(f"{settings.file}: speculative-config: must be JSON, got '{text[:60]}'") from None
+    drafter = read_vllm(said) if isinstance(said, dict) else None
+    if drafter is None:
+        return None
+    del settings.values["speculative-config"]
+    return drafter.model_dump()
 
 
 def _check_dtype(settings: Settings) -> None:

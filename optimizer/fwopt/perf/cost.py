@@ -28,7 +28,7 @@ from fwopt.perf.operators.mla import MlaTable, open_mla, prefill_shape
 from fwopt.perf.priors import Overheads, Priors, load_overheads, load_priors
 from fwopt.perf.store import Profile
 from fwopt.perf.timed import Timed
-from fwopt.spec.candidate import Batching, Candidate, Parallelism, Quantization
+from fwopt.spec.candidate import Candidate, Parallelism, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import GroupedQueryAttention, LayerGroup, LinearAttention, ModelSpec
@@ -82,7 +82,7 @@ class CostModel:
             token_graph_s=graph.seconds,
             token_eager_s=eager.seconds,
             token_share=graph.share,
-            capture_sizes=self._captured(b),
+            capture_sizes=self._captured(candidate),
             decode_batch=self.batches,
             decode_context=self.contexts,
             decode_s=decode.seconds,
@@ -107,11 +107,12 @@ class CostModel:
             async_scheduling=o.async_scheduling,
         )
 
-    def _captured(self, batching: Batching) -> NDArray[np.int64]:
+    def _captured(self, candidate: Candidate) -> NDArray[np.int64]:
         """A processor has no graphs to capture."""
         if self.device.kind == "cpu":
             return np.zeros(0, dtype=np.int64)
-        return capture.capture_sizes(self.engine.name, batching, self.overheads.max_captured_tokens)
+        most, each = self.overheads.max_captured_tokens, candidate.tokens_per_decode
+        return capture.capture_sizes(self.engine.name, candidate.batching, most, each)
 
     def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:
         with self._lock:

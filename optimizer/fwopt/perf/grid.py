@@ -9,6 +9,9 @@ The simulator knows no GPU; it looks up these arrays. One engine step over a bat
 
 with M the tokens of the step after CUDA-graph padding, n decoding sequences, chunk c after p tokens
 already in the cache, and s sequences that get a token. All interpolation is linear between grid points.
+
+Where a drafter guesses ahead (`perf/speculating.py`), M and s count guessed tokens too, and a step also costs
+drafter(n), and `lookup_token_s` of host time per token of all n contexts.
 """
 
 from __future__ import annotations
@@ -78,6 +81,10 @@ class StepGrid:
     """The API server's own time per request (HTTP, parsing, templates); requests wait for one another."""
     chunk_s: float = 0.0
     """The API server's own time per token sent back (detokenizing, streaming), in the same queue."""
+    drafter_s: Floats | None = None
+    """(S,) what a draft model does in a step beside its part of the times above, for S sequences"""
+    lookup_token_s: float = 0.0
+    """Host time to look for n-grams, per token of context; nothing overlaps with it."""
     async_scheduling: bool = True
     """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""
 
@@ -95,9 +102,12 @@ class StepGrid:
         changes = {name: getattr(self, name) * decode for name in _DECODE_TIMES}
         changes |= {name: getattr(self, name) * prefill for name in _PREFILL_TIMES}
         changes |= {name: mixed(getattr(self, name)) for name in ("token_graph_s", "token_eager_s")}
+        if self.drafter_s is not None:
+            changes["drafter_s"] = self.drafter_s * decode
         changes["request_s"] = max(0.0, self.request_s + request_s)
         return replace(self, **changes)
 
 
-_DECODE_TIMES = ("decode_s", "sample_s", "step_cpu_s", "sequence_cpu_s", "serial_s", "sequence_serial_s")
+_DECODE_TIMES = ("decode_s", "sample_s", "step_cpu_s", "sequence_cpu_s", "serial_s", "sequence_serial_s",
+                 "lookup_token_s")  # fmt: skip
 _PREFILL_TIMES = ("prefill_s", "prefill_chunk_floor_s", "prefill_step_s")

@@ -10,6 +10,7 @@ from pydantic import PositiveFloat
 from fwopt.errors import InputError
 from fwopt.perf.costs import Costs
 from fwopt.perf.grid import StepGrid
+from fwopt.perf.speculating import SpeculatingCosts
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
@@ -78,8 +79,9 @@ class CalibratedCosts:
 
 
 def uncalibrated(costs: Costs) -> Costs:
-    """The profile's own step times."""
-    return costs.inner if isinstance(costs, CalibratedCosts) else costs
+    """The profile's own step times, of the model alone."""
+    costs = costs.inner if isinstance(costs, CalibratedCosts) else costs
+    return costs.plain if isinstance(costs, SpeculatingCosts) else costs
 
 
 def load_machine(path: Path) -> MachineCalibration:

@@ -15,12 +15,12 @@ gpt-oss within 0.75 GiB. Vision and audio towers of multimodal models are not co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fwopt.perf.capture import capture_sizes
 from fwopt.perf.host_memory import processor_fit, slots_fit
 from fwopt.perf.priors import load_overheads
-from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
+from fwopt.spec.candidate import Batching, Bf16, Candidate, KvDtype, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.model import LayerGroup, LinearAttention, ModelSpec
@@ -92,9 +92,10 @@ class KvLayout:
 
 
 def kv_capacity(
-    model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec
+    model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec, draft: ModelSpec | None = None
 ) -> KvCapacity | Rejected:
-    """Blocks that the engine would allocate, or why it would not start.
+    """Blocks that the engine would allocate, or why it would not start. `draft`: a model that guesses ahead, in bf16;
+    its weights and its keys and values lie beside the model's own.
 
     SGLang's `mem_fraction_static` (here `gpu_memory_utilization`) is a share of what is free once CUDA and NCCL are up,
     and covers weights and KV cache alone: activations and CUDA graphs live in the rest (`profile_max_num_token` in its
@@ -105,7 +106,7 @@ def kv_capacity(
     if broken is not None:
         return Rejected(candidate_id=candidate.id, rung="memory", reason=broken)
     if engine.name == "llamacpp" or device.kind == "cpu":
-        return _host_capacity(model, device, candidate, engine)
+        return _host_capacity(model, device, candidate, engine, draft)
     many = "many" if parallelism.gpus_per_replica > 1 else "one"
     vllm = engine.name == "vllm"
     free = device.memory_bytes - CONTEXT_BYTES[many]
@@ -114,12 +115,12 @@ def kv_capacity(
         return _too_big(
             candidate, "gpu_memory_utilization leaves no room for the CUDA context and NCCL", requested, free
         )
-    weights = weight_bytes(model, candidate.quantization, parallelism)
+    weights = _weights(model, candidate, draft)
     activation = activation_bytes(model, candidate) if vllm else 0
     graphs = graph_bytes(model, candidate, engine) if vllm else 0
     non_torch = NON_TORCH_BYTES[many] if vllm else 0
     used = weights + activation + graphs + non_torch
-    layout = kv_layout(model, candidate.kv_dtype, parallelism)
+    layout = _layout(model, candidate, draft)
     pool = requested - used
     least = used + batching.block_size * (layout.full + layout.sliding)
     if pool <= 0:
@@ -143,12 +144,25 @@ def kv_capacity(
     )
 
 
+def _weights(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) -> int:
+    """Of both models on one GPU; vLLM spreads the draft model as the target."""
+    own = weight_bytes(model, candidate.quantization, candidate.parallelism)
+    return own + (weight_bytes(draft, Bf16(), candidate.parallelism) if draft is not None else 0)
+
+
+def _layout(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) -> KvLayout:
+    layout = kv_layout(model, candidate.kv_dtype, candidate.parallelism)
+    if draft is None:
+        return layout
+    beside = kv_layout(draft, candidate.kv_dtype, candidate.parallelism)
+    return replace(layout, full=layout.full + beside.full, sliding=layout.sliding + beside.sliding)
+
+
 def _host_capacity(
-    model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec
+    model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec, draft: ModelSpec | None
 ) -> KvCapacity | Rejected:
     """Engines that do not size their KV cache from a GPU. Sliding layers are charged for every token."""
-    weights = weight_bytes(model, candidate.quantization, candidate.parallelism)
-    layout = kv_layout(model, candidate.kv_dtype, candidate.parallelism)
+    weights, layout = _weights(model, candidate, draft), _layout(model, candidate, draft)
     bytes_per_token = layout.full + layout.sliding
     longest = candidate.batching.max_model_len or model.max_context_tokens
     rule = slots_fit if engine.name == "llamacpp" else processor_fit
@@ -290,7 +304,8 @@ def graph_bytes(model: ModelSpec, candidate: Candidate, engine: EngineSpec) -> i
     """
     if _version(engine.version) < (0, 21):
         return 0
-    sizes = capture_sizes(engine.name, candidate.batching, load_overheads(engine.name).max_captured_tokens)
+    most = load_overheads(engine.name).max_captured_tokens
+    sizes = capture_sizes(engine.name, candidate.batching, most, candidate.tokens_per_decode)
     graphs = len(sizes) + int((sizes <= candidate.batching.max_num_seqs).sum())
     return graphs * ceil_div(model.layer_count, candidate.parallelism.pp) * GRAPH_BYTES_PER_LAYER
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 
 from fwopt.report.table import table
@@ -34,7 +35,8 @@ def render(results: SpeculationResults, names: Sequence[str], path: str) -> str:
         lines += ["tokens a step by class", *table([("", *classes), *rows]), ""]
     lines += [
         "acceptance length: 1 + accepted tokens a draft, over steps with a draft, as vLLM counts it",
-        "a step also costs more: its verification, and the drafter. Plans do not count with speculation yet",
+        "a step also costs more: its verification, and the drafter. To plan with that:",
+        f"  fwopt tune TRACE ... --speculation {shlex.quote(path)}",
         f"for vLLM: --speculative-config '{json.dumps(shown[0].drafter.vllm())}'",
         f"seed {results.settings.seed}; {results.machine}; {results.date}; {path}",
     ]

@@ -23,6 +23,7 @@ def command(inputs: RunInputs) -> str:
         words += ["--engine", f"{inputs.engine.name}=={inputs.engine.version}"]
     words += ["--profiles", "FOLDER"] * (inputs.profiles is not None)
     words += ["--calibration", "CALIBRATION.yaml"] * (inputs.machine is not None)
+    words += ["--speculation", "SPECULATION.json"] * (inputs.drafters is not None)
     words += _objective(inputs)
     if inputs.measuring is not None:
         for name in (*inputs.measuring.files, *inputs.measuring.traces):

@@ -18,11 +18,12 @@ from fwopt.perf.kernel_times import KernelTimes
 from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
 from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
+from fwopt.search.defaults import default_baseline
 from fwopt.search.derive import derive_space
 from fwopt.search.evals import find_evals
 from fwopt.search.evaluators import Screen
 from fwopt.search.kernels import known_kernels, reference_space, reopened, with_kernels
-from fwopt.search.measured import PROCESSOR_MEMORY_SHARE, engine_block_size, measured_space
+from fwopt.search.measured import measured_space
 from fwopt.search.notes import shortfall
 from fwopt.search.quality import find_measured
 from fwopt.search.roofline import RooflineScreen
@@ -31,16 +32,16 @@ from fwopt.search.scoring import require_price
 from fwopt.search.settings import Settings, parse_objective, resolve_engine
 from fwopt.search.simulating import SimulatingEvaluator
 from fwopt.search.space import SearchSpace, SpaceOverrides
+from fwopt.search.speculation import known_drafters, speculating, with_drafters
 from fwopt.search.traffic import Traffic, load_traffic
-from fwopt.spec.candidate import Batching, Candidate
-from fwopt.spec.engine import EngineName, EngineSpec
-from fwopt.spec.hardware import DeviceSpec, HardwareSpec
+from fwopt.spec.candidate import Candidate
+from fwopt.spec.engine import EngineSpec
+from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.outcome import Rejected
 from fwopt.spec.plan import InputPin
 from fwopt.spec.quality import Measuring
 from fwopt.targets import load_hardware, load_model
-from fwopt.targets.quantization import native_quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,14 @@ def prepare(
     """Resolve a new run. `notes`: what the caller assumed on the way; `measuring`: what quality is measured on."""
     hardware = load_hardware(settings.hardware, settings.price)
     engine = resolve_engine(settings.engine, hardware.device, profiles)
+    drafters = known_drafters(settings.speculation, model, engine)
     objective, assumed = parse_objective(settings.objective, hardware)
     require_price(objective, hardware)
     profile = load_profile(hardware.device, engine, profiles)
     costs = costs_of(model, hardware.device, engine, profile)
     kernels, said = known_kernels(engine, hardware.device, costs, profiles, settings.search)
     space = space_of(costs, hardware, settings.search, kernels, shares=traffic.workload.block_tokens > 0)
+    space = with_drafters(space, drafters)
     if baseline is not None and baseline.parallelism.gpus > hardware.count:
         raise InputError(
             f"the baseline uses {baseline.parallelism.gpus} GPUs and {hardware.count} are at hand; "
@@ -137,6 +140,7 @@ def prepare(
         quality=find_measured(model, own_quality()) if measuring is None else None,
         measuring=measuring,
         kernels=kernels.kernels if kernels is not None else None,
+        drafters=drafters,
         evals=find_evals(model, own_evals()) if objective.max_evals_drop else None,
         pins=_pins(traffic, model, profile, engine, kernels),
         intervals=load_calibration(engine.name).intervals_for(model.is_moe) if profile.has("gemm") else (),
@@ -233,9 +237,11 @@ def _pins(
 def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile, kernels: KernelTimes | None) -> Job:
     cost: Costs = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
     cost = with_kernels(cost, kernels)
+    device, engine = inputs.hardware.device, inputs.engine
+    cost = speculating(cost, inputs.drafters, lambda draft: costs_of(draft, device, engine, profile))
     if inputs.machine is not None:
         cost = CalibratedCosts(cost, inputs.machine)
-    evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective)
+    evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective, drafters=inputs.drafters)
     baseline = inputs.baseline or default_baseline(
         inputs.space, inputs.model, inputs.hardware.device, evaluator, inputs.engine.name
     )
@@ -249,48 +255,3 @@ def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile, kernels: Ke
     elif inputs.baseline is not None and (rejected := evaluator.check(baseline)) is not None:
         notes.append(f"the given baseline would not start: {rejected.reason}")
     return Job(inputs, traffic, profile, evaluator, baseline, tuple(notes))
-
-
-LARGE_MEMORY_BYTES = 70 * 2**30
-
-
-def engine_defaults(device: DeviceSpec, max_model_len: int | None = None, engine: EngineName = "vllm") -> Batching:
-    """The engine's own limits. The context length is the user's.
-
-    vLLM 0.24 for an API server, read in its `EngineArgs`: 1,024 sequences and 8,192 tokens on GPUs of at least 70 GiB
-    other than the A100, 256 and 2,048 on others, 128 and 2,048 on a processor; memory 0.92. llama.cpp: 4 slots where
-    none are named, n_batch 2,048. The reference engine follows vLLM. On a processor the memory is a share: vLLM's own
-    0.92 does not start once other programs hold 8 % of the machine, and starves them once it has.
-    """
-    large = device.memory_bytes >= LARGE_MEMORY_BYTES and "a100" not in device.name.lower()
-    limits: dict[str, int | float] = {} if large else {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
-    if device.kind == "cpu":
-        limits = {"max_num_seqs": 128, "max_num_batched_tokens": 2048, "gpu_memory_utilization": PROCESSOR_MEMORY_SHARE}
-    if engine == "llamacpp":
-        limits |= {"max_num_seqs": 4, "max_num_batched_tokens": 2048}
-    block_size = engine_block_size(engine, processor=device.kind == "cpu")
-    return Batching.model_validate({"max_model_len": max_model_len, "block_size": block_size, **limits})
-
-
-def default_baseline(
-    space: SearchSpace, model: ModelSpec, device: DeviceSpec, fits: Screen, engine: EngineName = "vllm"
-) -> Candidate | None:
-    """The engine's own batching, the checkpoint's own precision (the nearest that was measured, for GGUF files), the
-    smallest tensor parallelism that starts."""
-    native = native_quantization(model)
-    precise = (
-        native if native in space.quantizations or space.quantizations[0].kind != "gguf" else space.quantizations[0]
-    )
-    for layout in sorted(space.layouts, key=lambda p: p.tp):
-        if layout.dp > 1 or layout.ep or not space.replica_counts(layout):
-            continue
-        candidate = Candidate(
-            quantization=precise,
-            parallelism=layout,
-            batching=engine_defaults(device, space.max_model_len, engine),
-            router=space.router[0],
-            kernels=space.kernels[0],
-        )
-        if fits.check(candidate) is None:
-            return candidate
-    return None

@@ -9,6 +9,7 @@ from fwopt.search.capacity import FLOOR, TOLERANCE
 from fwopt.search.derive import GPUS_PER_MACHINE
 from fwopt.search.evals import EvalsScreen
 from fwopt.search.run_folder import RunInputs
+from fwopt.search.speculation import described
 from fwopt.search.tuner import Found
 from fwopt.spec.outcome import Evaluation, Rejected, SloResult, Trial
 
@@ -53,6 +54,7 @@ def about(
             "lives, and put its address into nginx.conf"
         )
     lines.append(_kernels(inputs, chosen))
+    lines.append(described(inputs.drafters, chosen.candidate if chosen is not None else None))
     evals = EvalsScreen.of(inputs)
     lines += evals.notes(chosen.candidate if chosen is not None else None)
     return tuple(line for line in lines if line)

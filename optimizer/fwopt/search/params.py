@@ -50,6 +50,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
     )
     router = space.router[choice("router", list(space.router))]
     kernels = ordered("kernels", space.kernels) if len(space.kernels) > 1 else space.kernels[0]
+    drafter = ordered("speculation", space.speculation) if len(space.speculation) > 1 else space.speculation[0]
     return space.canonical(
         Candidate(
             quantization=quantization,
@@ -58,6 +59,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
             batching=batching,
             router=router,
             kernels=kernels,
+            speculation=drafter,
         )
     )
 
@@ -93,6 +95,8 @@ def to_params(space: SearchSpace, candidate: Candidate) -> dict[str, Any] | None
     }
     if len(space.kernels) > 1:
         axes["kernels"] = space.kernels, candidate.kernels
+    if len(space.speculation) > 1:
+        axes["speculation"] = space.speculation, candidate.speculation
     if any(value not in values for values, value in axes.values()):
         return None
     params = wanted | {name: list(values).index(value) for name, (values, value) in axes.items()}

@@ -112,6 +112,7 @@ class PlanBuilder:
         base = self.found.baseline.candidate if self.found.baseline else Candidate()
         here, there = trial.candidate.batching.model_dump(), base.batching.model_dump()
         others = int(trial.candidate.router != base.router) + int(trial.candidate.kernels != base.kernels)
+        others += int(trial.candidate.speculation != base.speculation)
         return sum(1 for name in here if here[name] != there[name]) + others
 
     def _capacity_loss(self, trial: Trial) -> float:

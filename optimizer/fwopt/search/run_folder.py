@@ -25,6 +25,7 @@ from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
 from fwopt.spec.provenance import Interval
 from fwopt.spec.quality import MeasuredQuality, Measuring
+from fwopt.spec.speculation import KnownDrafters
 
 T = TypeVar("T", bound=Frozen)
 
@@ -62,6 +63,8 @@ class RunInputs(Frozen):
     """What `fwopt quality` found of this model; None: literature."""
     kernels: KernelSet | None = None
     """Tuned kernels that candidates may name."""
+    drafters: KnownDrafters | None = None
+    """What may guess tokens ahead, given with --speculation."""
     measuring: Measuring | None = None
     """Quality is measured during the search; then `quality` is None."""
     evals: MeasuredEvals | None = None

@@ -75,6 +75,8 @@ class Settings(Frozen):
     calibration: Path | None = None
     """File that `fwopt calibrate` wrote, laid on top of the profile's step times."""
     objective: ObjectiveSettings = ObjectiveSettings()
+    speculation: Path | None = None
+    """What `fwopt speculation` found (`results.json` or its folder): its drafters take part."""
     search: SpaceOverrides = SpaceOverrides()
     measure_quality: MeasureQuality | None = None
     """Absent: quality is as `fwopt quality` left it, else from literature."""

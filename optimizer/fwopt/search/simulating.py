@@ -20,6 +20,7 @@ from fwopt.spec.candidate import Candidate
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.objective import Objective
 from fwopt.spec.outcome import Evaluation, Rejected
+from fwopt.spec.speculation import KnownDrafters, StepsTaken
 from fwopt.workload import scale_rate
 from fwopt.workload.columns import Workload
 
@@ -37,11 +38,13 @@ class SimulatingEvaluator:
     objective: Objective
     off: frozenset[str] = frozenset()
     """Effects to leave out (`fwopt.perf.effects`); cost model and workload come without theirs."""
+    drafters: KnownDrafters | None = None
     _scaled: dict[float, Workload] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def capacity(self, candidate: Candidate) -> KvCapacity | Rejected:
-        return kv_capacity(self.cost_model.model, self.hardware.device, candidate, self.cost_model.engine)
+        draft = self.drafters.draft_model(candidate.speculation) if self.drafters is not None else None
+        return kv_capacity(self.cost_model.model, self.hardware.device, candidate, self.cost_model.engine, draft)
 
     def check(self, candidate: Candidate) -> Rejected | None:
         """The memory rung: would the engine start at all?"""
@@ -74,7 +77,19 @@ class SimulatingEvaluator:
             sequence_blocks=sequence_blocks,
             left_out=LeftOut.of(off),
             count=count,
+            guesses=self._guesses(candidate),
         )
+
+    def _guesses(self, candidate: Candidate) -> StepsTaken | None:
+        if candidate.speculation is None:
+            return None
+        found = self.drafters.measured(candidate.speculation) if self.drafters is not None else None
+        if found is None:
+            raise UnmeasuredError(
+                f"nobody measured how often {candidate.speculation.name} is right; run `fwopt speculation` and name "
+                "its result with --speculation"
+            )
+        return found.steps
 
     def evaluate(self, candidate: Candidate, rate_scale: float = 1.0) -> Evaluation | Rejected:
         fit = self.capacity(candidate)

@@ -13,6 +13,7 @@ from fwopt.search.schemes import scheme_name
 from fwopt.spec.base import Frozen
 from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization, RouterPolicy
 from fwopt.spec.kernels import SetDigest
+from fwopt.spec.speculation import Drafter
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -84,6 +85,8 @@ class SearchSpace(Frozen):
     """Tokens a KV block: the engine's own, not searched."""
     kernels: tuple[SetDigest | None, ...] = (None,)
     """Sets of tuned kernels; None: each kernel's default."""
+    speculation: tuple[Drafter | None, ...] = (None,)
+    """Drafters whose acceptance was measured; None: no speculation."""
 
     @model_validator(mode="after")
     def _batching_is_valid(self) -> Self:
@@ -118,7 +121,7 @@ class SearchSpace(Frozen):
         spreads = sum(self._spreads(layout) for _, layout in self.structures())
         batchings = len(self.max_num_seqs) * len(self.max_num_batched_tokens)
         batchings *= len(self.gpu_memory_utilization) * len(self.prefix_caching)
-        return spreads * len(self.kv_dtypes) * batchings * len(self.kernels)
+        return spreads * len(self.kv_dtypes) * batchings * len(self.kernels) * len(self.speculation)
 
     def _spreads(self, layout: Parallelism) -> int:
         return sum(1 if r == 1 else len(self.router) for r in self.replica_counts(layout))
@@ -138,7 +141,9 @@ class SearchSpace(Frozen):
             for replicas, router in product(self.replica_counts(layout), self.router):
                 if replicas == 1 and router != self.router[0]:
                     continue
-                for (seqs, tokens, memory, prefix), kernels in product(batchings, self.kernels):
+                for (seqs, tokens, memory, prefix), kernels, drafter in product(
+                    batchings, self.kernels, self.speculation
+                ):
                     yield Candidate(
                         quantization=quantization,
                         kv_dtype=kv,
@@ -146,6 +151,7 @@ class SearchSpace(Frozen):
                         batching=self.batching(seqs, tokens, memory, prefix),
                         router=router,
                         kernels=kernels,
+                        speculation=drafter,
                     )
 
     def batching(self, seqs: int, tokens: int, memory: float, prefix: bool) -> Batching:

@@ -183,12 +183,11 @@ class Tuner:
             evaluated = [t for t in self.ladder.seen if t.outcome.kind == "evaluation"]
             best = [t for t in (ranking.nearest_miss(evaluated),) if t]
         around = product(best, self.space.kv_dtypes, (default, small), self.space.kernels)
-        self._anchor(
-            [
-                self._start(t.candidate.quantization, one_replica(t.candidate.parallelism), kv, limits, kernels)
-                for t, kv, limits, kernels in around
-            ]
-        )
+        near = [
+            self._start(t.candidate.quantization, one_replica(t.candidate.parallelism), kv, limits, kernels)
+            for t, kv, limits, kernels in around
+        ]
+        self._anchor([c.model_copy(update={"speculation": d}) for c in near for d in self.space.speculation])
 
     def _start(
         self, quantization: Quantization, layout: Parallelism, kv: KvDtype, batching: Batching, kernels: str | None

@@ -24,6 +24,7 @@ def _new_slot(sim: Sim, request: int, prompt: int, output: int, allowed: int, id
     slot.referenced, slot.shared = 0, 0
     slot.scheduled, slot.first, slot.last = math.nan, math.nan, math.nan
     slot.hit, slot.preempted = 0, 0
+    slot.guess, slot.guesses_left = -1, 0
     return s
 
 

@@ -5,7 +5,8 @@ the next chunk of the one whose prompt is half computed. If blocks run out, the 
 preempted (its blocks are released, it returns to the head of the queue and is computed anew), and nobody
 is admitted in that step. Otherwise waiting requests are admitted in order while token budget, sequence
 limit and free blocks last; a request is admitted only if its whole prompt fits in the free blocks
-(vLLM's `scheduler_reserve_full_isl`), although blocks are taken chunk by chunk.
+(vLLM's `scheduler_reserve_full_isl`), although blocks are taken chunk by chunk. Where a drafter guesses ahead, decodes
+are as in `speculate`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from fwopt.sim.sequence import (
     admit,
     after_prompt,
     blocks,
+    budget_left,
     growing,
     pop_finished,
     preempt_last,
     retract,
     schedule_chunk,
 )
+from fwopt.sim.speculate import keep_accepted, schedule_guesses
 from fwopt.sim.state import MIXED, PREFILL_FIRST, Sim
 
 _MANY = 1 << 40
@@ -36,7 +39,10 @@ def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> None:
     """Advance the clock by one step of `gpu_s` device seconds."""
     replica, limits = sim.replica[r], sim.limits[0]
     cpu_s = limits.step_cpu + sequences * limits.sequence_cpu
-    length = max(gpu_s, cpu_s) + limits.serial + sequences * limits.sequence_serial + limits.prefill_step
+    length = max(gpu_s, cpu_s) + limits.serial + sequences * limits.sequence_serial
+    if replica.step_chunks > 0:
+        length += limits.prefill_step
+    length += limits.lookup_token * replica.context_sum
     replica.decided = replica.clock
     replica.clock += length
     replica.steps += 1
@@ -49,7 +55,7 @@ def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> None:
 def _begin_step(sim: Sim, r: int) -> None:
     replica = sim.replica[r]
     replica.last_finished = 0
-    replica.step_decodes, replica.step_blocks = 0, 0
+    replica.step_decodes, replica.step_guessed, replica.step_blocks = 0, 0, 0
     replica.step_chunks, replica.step_tokens, replica.step_attention_s = 0, 0, 0.0
     replica.step_ready, replica.step_ready_from, replica.reserved_new = 0, -1, 0
     hear(sim, r)
@@ -75,12 +81,6 @@ def _make_room(sim: Sim, r: int) -> bool:
 
 
 @compiled
-def _left(sim: Sim, r: int) -> int:
-    """Tokens of the budget that the step has not given away."""
-    return sim.limits[0].budget - sim.replica[r].step_decodes - sim.replica[r].step_tokens
-
-
-@compiled
 def _add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
     """`tokens` more of sequence s's prompt are in the step."""
     replica, slot = sim.replica[r], sim.slot[s]
@@ -101,7 +101,7 @@ def _add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
 def _continue_prompt(sim: Sim, r: int) -> bool:
     """Give the half-computed prompt its next chunk; True if it had to be preempted instead."""
     replica, limits = sim.replica[r], sim.limits[0]
-    s, most = replica.partial, _left(sim, r)
+    s, most = replica.partial, budget_left(sim, r)
     if s < 0 or most <= 0:
         return False
     slot = sim.slot[s]
@@ -123,7 +123,7 @@ def _admit_waiting(sim: Sim, r: int) -> None:
             return
         set_aside(sim, r)
     while replica.partial < 0 and replica.waiting > 0 and replica.running < limits.max_seqs:
-        most = _left(sim, r)
+        most = budget_left(sim, r)
         if most <= 0:
             break
         s = replica.wait_head
@@ -135,30 +135,34 @@ def _admit_waiting(sim: Sim, r: int) -> None:
 
 @compiled
 def _mixed_step(sim: Sim, r: int) -> None:
-    """Run a step that computes prompt chunks, beside decodes or alone."""
-    replica = sim.replica[r]
-    decoding, tokens = replica.step_decodes, replica.step_decodes + replica.step_tokens
-    sampled = decoding + replica.step_ready
-    gpu_s = sim.mixed_s[tokens] + sim.sample_s[sampled] + replica.step_attention_s
-    sim.mixed_steps[tokens] += 1.0
+    """Run a step that computes prompt chunks, beside decodes or alone, or one whose tokens were guessed."""
+    replica, limits = sim.replica[r], sim.limits[0]
+    decoding, checked = replica.step_decodes, replica.step_decodes + replica.step_guessed
+    tokens, sampled = checked + replica.step_tokens, checked + replica.step_ready
+    gpu_s = sim.sample_s[sampled] + replica.step_attention_s
     sim.sampled_steps[sampled] += 1.0
+    if replica.step_chunks > 0:
+        gpu_s += sim.mixed_s[tokens]
+        sim.mixed_steps[tokens] += 1.0
+    else:
+        gpu_s += sim.token_s[tokens]
+        sim.alone_steps[tokens] += 1.0
     if decoding > 0:
-        j, decode_s, _ = decode_line(sim, decoding, replica.context_sum / decoding)
+        context = replica.context_sum / replica.decoding
+        j, decode_s, _ = decode_line(sim, decoding, context)
         gpu_s += decode_s
-        tally_decode(sim, decoding, j, 1.0, replica.context_sum / decoding, decode_s)
+        tally_decode(sim, decoding, j, 1.0, context, decode_s)
+    if limits.guessing:
+        gpu_s += sim.drafter_s[decoding + replica.step_ready]
     _spend(sim, r, gpu_s, decoding + replica.step_chunks)
     if sampled > 0:
-        send(sim, r, sampled)
+        send(sim, r, decoding + replica.step_ready)
     if replica.decoding == 0:
         replica.full = 0  # the prompts become a batch of their own, which has turned nobody away yet
-    if decoding == replica.decoding:
-        if decoding > 0:
-            count_gaps(sim, replica.shown - replica.decode_shown, decoding)
-        replica.decode_shown = replica.shown
-    if decoding > 0:
-        replica.counter += 1
-        replica.context_sum += decoding
-        pop_finished(sim, r)
+    if limits.guessing:
+        keep_accepted(sim, r)
+    else:
+        _advance_decodes(sim, r, decoding)
     s = replica.step_ready_from
     for _ in range(replica.step_ready):
         following = sim.slot[s].next
@@ -167,19 +171,35 @@ def _mixed_step(sim: Sim, r: int) -> None:
 
 
 @compiled
+def _advance_decodes(sim: Sim, r: int, decoding: int) -> None:
+    """The step has run: the decoding sequences, all or none of which were in it, have one token more."""
+    replica = sim.replica[r]
+    if decoding == replica.decoding:
+        if decoding > 0:
+            count_gaps(sim, replica.shown - replica.decode_shown, decoding)
+        replica.decode_shown = replica.shown
+    if decoding > 0:
+        replica.counter += 1
+        replica.context_sum += decoding
+        pop_finished(sim, r)
+
+
+@compiled
 def step(sim: Sim, r: int, until: float) -> None:
     """Schedule and run the next step, or the next run of equal decode steps, of replica r."""
     replica, limits = sim.replica[r], sim.limits[0]
     _begin_step(sim, r)
     gave_up = False
-    if limits.policy == MIXED:
+    if limits.guessing:
+        gave_up = schedule_guesses(sim, r)
+    elif limits.policy == MIXED:
         gave_up = _make_room(sim, r)
         replica.step_decodes = replica.decoding
         take(sim, r, replica.step_blocks)
     gave_up = _continue_prompt(sim, r) or gave_up
     if not gave_up:
         _admit_waiting(sim, r)
-    if replica.step_tokens > 0:
+    if replica.step_tokens > 0 or (limits.guessing and replica.step_decodes > 0):
         _mixed_step(sim, r)
         return
     replica.used -= replica.step_blocks  # decode_run takes the blocks of all its steps together

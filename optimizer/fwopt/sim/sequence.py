@@ -27,10 +27,31 @@ def blocks(tokens: int, size: int) -> int:
 
 
 @compiled
+def budget_left(sim: Sim, r: int) -> int:
+    """Tokens of the budget that the step has not given away."""
+    replica = sim.replica[r]
+    return sim.limits[0].budget - replica.step_decodes - replica.step_guessed - replica.step_tokens
+
+
+@compiled
 def growing(sim: Sim, r: int, ahead: int) -> int:
     """Decoding sequences that need a new block in the step `ahead` steps from now."""
     size = sim.limits[0].block_size
     return sim.phase[r, (-(sim.replica[r].counter + ahead)) % size]
+
+
+@compiled
+def next_guess(sim: Sim, s: int) -> None:
+    """Go on to the next measured step."""
+    slot = sim.slot[s]
+    slot.guess += 1
+    slot.guesses_left -= 1
+    if slot.guesses_left <= 0:
+        replies = len(sim.reply_from) - 1
+        # equally often each, for consecutive requests different ones
+        reply = (slot.request * 7919 + slot.generated * 104729 + 1) * 48271 % 2147483647 % replies
+        slot.guess = sim.reply_from[reply]
+        slot.guesses_left = sim.reply_from[reply + 1] - slot.guess
 
 
 @compiled
@@ -43,25 +64,44 @@ def _join(sim: Sim, r: int, s: int) -> None:
         replica.joined_shown += replica.shown
     replica.decoding += 1
     replica.context_sum += slot.target + 1
+    if sim.limits[0].guessing:
+        slot.held = blocks(slot.target, sim.limits[0].block_size)
+        slot.last = replica.shown
+        if slot.guess < 0:
+            next_guess(sim, s)
+        return
     sim.phase[r, (slot.target - replica.counter) % sim.limits[0].block_size] += 1
     push_end(sim, r, replica.counter + slot.output - slot.generated, s)
 
 
 @compiled
-def _leave(sim: Sim, r: int, s: int) -> int:
+def leave(sim: Sim, r: int, s: int) -> int:
     """Take a sequence out of the decoding batch; returns the tokens whose KV it holds."""
     replica, slot = sim.replica[r], sim.slot[s]
     held = slot.target + replica.counter - slot.joined
+    if sim.limits[0].guessing:
+        held = slot.prompt + slot.generated - 1
     replica.decoding -= 1
     replica.context_sum -= held + 1
+    if sim.limits[0].guessing:
+        return held
     sim.phase[r, (slot.target - slot.joined) % sim.limits[0].block_size] -= 1
     return held
 
 
 @compiled
-def _finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
+def _held(sim: Sim, s: int, tokens: int) -> int:
+    """KV blocks of sequence s, which has computed `tokens`."""
+    own = blocks(tokens, sim.limits[0].block_size)
+    if sim.limits[0].guessing and sim.slot[s].joined >= 0:
+        own = sim.slot[s].held
+    return own + sim.limits[0].sequence_blocks
+
+
+@compiled
+def finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
-    release(sim, r, s, blocks(held_tokens, sim.limits[0].block_size) + sim.limits[0].sequence_blocks)
+    release(sim, r, s, _held(sim, s, held_tokens))
     stop_running(sim, r, s)
     replica.last_finished += 1
     replica.full = 0
@@ -96,13 +136,15 @@ def _give_up(sim: Sim, r: int, s: int) -> None:
     if s == replica.partial:
         replica.partial = -1
         held = slot.computed
+    elif sim.limits[0].guessing:
+        held = leave(sim, r, s)
     else:
         drop_end(sim, r, s)
         slot.generated = produced(sim, r, s)
-        held = _leave(sim, r, s)
+        held = leave(sim, r, s)
         slot.last = replica.decode_shown
-        slot.joined = -1
-    release(sim, r, s, blocks(held, sim.limits[0].block_size) + sim.limits[0].sequence_blocks)
+    release(sim, r, s, _held(sim, s, held))
+    slot.joined = -1
     stop_running(sim, r, s)
     slot.target = slot.prompt + slot.generated
     slot.computed = 0
@@ -159,7 +201,7 @@ def after_prompt(sim: Sim, r: int, s: int) -> None:
         count_gaps(sim, replica.shown - slot.last, 1.0)
     slot.generated += 1
     if slot.generated >= slot.output:
-        _finish(sim, r, s, slot.target)
+        finish(sim, r, s, slot.target)
     else:
         # `generated` counts this token; the context it continues from is `target`
         _join(sim, r, s)
@@ -170,4 +212,4 @@ def pop_finished(sim: Sim, r: int) -> None:
     replica = sim.replica[r]
     while replica.heap > 0 and sim.heap_key[r, 0] <= replica.counter:
         s = pop_end(sim, r)
-        _finish(sim, r, s, _leave(sim, r, s))
+        finish(sim, r, s, leave(sim, r, s))

@@ -21,6 +21,7 @@ from fwopt.sim.state import MIXED
 from fwopt.sim.tables import build, count_steps, shares_of_time
 from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
 from fwopt.spec.provenance import ProvenanceShares
+from fwopt.spec.speculation import StepsTaken
 from fwopt.workload.columns import Workload
 
 Tokens = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -65,6 +66,7 @@ def simulate(
     reservation: Reservation | None = None,
     left_out: LeftOut = LeftOut(),
     count: bool = False,
+    guesses: StepsTaken | None = None,
 ) -> SimResult:
     """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
 
@@ -72,16 +74,18 @@ def simulate(
     it a request is rejected at arrival, as the server does. `concurrency` ignores the recorded arrivals and
     keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
     sequence besides those for its tokens (windows of sliding layers). `reservation`: admission as SGLang's, else as
-    vLLM's. `count`: the steps by their shapes, too. Deterministic.
+    vLLM's. `count`: the steps by their shapes, too. `guesses`: what the candidate's drafter achieved on replies; each
+    request goes by those of one of them. Deterministic.
     """
     check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
+    _check_guessing(candidate, guesses, plain=policy == MIXED and reservation is None)
     started = time.perf_counter()
     status = admissible(workload, candidate.batching.block_size, kv_blocks - sequence_blocks, max_context)
     chosen = np.flatnonzero(status == UNFINISHED)
     sim = build(
         workload, grid, kv_blocks, candidate, policy,
         slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
-        reservation=reservation, left_out=left_out,
+        reservation=reservation, left_out=left_out, guesses=guesses,
     )  # fmt: skip
     offsets, ids_kept = id_offsets(workload, chosen, candidate.batching.prefix_caching)
     sim = sim._replace(ids=ids_kept)
@@ -126,6 +130,14 @@ def check(workload: Workload, batching: Batching, replicas: int, concurrency: in
         )
     if concurrency is not None and (concurrency < 1 or replicas != 1):
         raise InputError(f"a closed load needs at least 1 in flight on 1 replica, got {concurrency} on {replicas}")
+
+
+def _check_guessing(candidate: Candidate, guesses: StepsTaken | None, *, plain: bool) -> None:
+    drafter = candidate.speculation
+    if (drafter is None) != (guesses is None):
+        raise InputError(f"{candidate.label}: a drafter must come with the steps that it achieved, and only then")
+    if drafter is not None and not plain:
+        raise InputError(f"{candidate.label}: speculation is simulated under vLLM's scheduler only")
 
 
 def admissible(workload: Workload, block_size: int, kv_blocks: int, max_context: int) -> NDArray[np.int8]:

@@ -39,6 +39,9 @@ LIMITS = np.dtype(
         ("front_token", "f8"),  # for each of its prompt tokens,
         ("front_chunk", "f8"),  # and for each token that it sends back
         ("request_latency", "f8"),  # on a request's way to the engine, in which nobody waits for it
+        ("guessing", "i8"),  # steps as in `speculate`
+        ("ahead", "i8"),  # tokens beyond a step's own for which a drafter needs blocks
+        ("lookup_token", "f8"),
         ("reserving", "i8"),  # admission as in `reserve`
         ("ratio_first", "f8"),
         ("ratio_least", "f8"),
@@ -101,7 +104,8 @@ REPLICA = np.dtype(
         ("reserved", "f8"),  # for sequences that decode, in the step that is being put together,
         ("reserved_new", "i8"),  # and for those whose prompt it completes
         # the step that is being put together
-        ("step_decodes", "i8"),
+        ("step_decodes", "i8"),  # sequences that decode,
+        ("step_guessed", "i8"),  # and tokens guessed for them
         ("step_blocks", "i8"),  # new blocks of its decodes
         ("step_chunks", "i8"),
         ("step_tokens", "i8"),  # of its prompt chunks
@@ -129,6 +133,11 @@ SLOT = np.dtype(
         ("sharing", "i8"),  # ids that may still be shared: all, or up to the first one computed twice
         ("referenced", "i8"),  # leading prefix ids this sequence references
         ("shared", "i8"),  # KV blocks it holds through them
+        # where a drafter guesses ahead
+        ("guess", "i8"),  # the next of the measured steps, by which this sequence goes
+        ("guesses_left", "i8"),  # of the measured reply
+        ("tokens", "i8"),  # in the step that is being put together
+        ("held", "i8"),  # KV blocks, rejected tokens' among them
         ("scheduled", "f8"),
         ("first", "f8"),
         ("last", "f8"),
@@ -188,7 +197,13 @@ class Sim(NamedTuple):
     mixed_s: NDArray[np.float64]
     """(budget + 1,) the same for a step with prompt chunks"""
     sample_s: NDArray[np.float64]
+    """(max_seqs + 1,), so many times more as a sequence may bring tokens"""
+    drafter_s: NDArray[np.float64]
     """(max_seqs + 1,)"""
+    reply_from: NDArray[np.int64]
+    """(W + 1,) where each measured reply's steps begin; one that gives one token a step without a drafter"""
+    proposed: NDArray[np.int64]
+    accepted: NDArray[np.int64]
     decode_s: NDArray[np.float64]
     """(max_seqs + 1, C)"""
     decode_context: NDArray[np.float64]

@@ -100,6 +100,8 @@ class _Stream:
         slos: Sequence[Slo],
     ) -> None:
         check(first, candidate.batching, candidate.parallelism.replicas, None)
+        if candidate.speculation is not None:
+            raise InputError(f"{candidate.label}: endless traces are simulated without speculation")
         self.grid, self.candidate, self.max_context = grid, candidate, max_context
         self.acceptable_blocks = kv_blocks - sequence_blocks
         self.block_tokens = first.block_tokens

@@ -16,6 +16,7 @@ from fwopt.sim.reserve import Reservation
 from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.provenance import CODES, ProvenanceShares
+from fwopt.spec.speculation import StepsTaken
 from fwopt.workload.columns import Workload
 
 
@@ -43,6 +44,28 @@ def _decode_rows(grid: StepGrid, most: int) -> NDArray[np.float64]:
     return np.ascontiguousarray(grid.decode_s[at] * (1 - weight) + grid.decode_s[at + 1] * weight)
 
 
+def _sample_rows(grid: StepGrid, most: int) -> NDArray[np.float64]:
+    """sample_s for 0..most rows, on along the last line where more are checked than sequences are tabulated."""
+    rows = np.arange(most + 1, dtype=np.float64)
+    seconds = np.interp(rows, grid.sample_batch, grid.sample_s)
+    slope = np.diff(grid.sample_s[-2:]) / np.diff(grid.sample_batch[-2:])
+    seconds += np.maximum(rows - grid.sample_batch[-1], 0.0) * max(float(slope[0]), 0.0)
+    return np.asarray(seconds * (rows > 0))
+
+
+def _drafter(grid: StepGrid) -> NDArray[np.float64]:
+    return np.zeros(len(grid.sample_batch)) if grid.drafter_s is None else grid.drafter_s
+
+
+def _replies(guesses: StepsTaken | None) -> dict[str, NDArray[np.int64]]:
+    steps = guesses or StepsTaken(lengths=(1,), proposed=(0,), accepted=(0,))
+    return {
+        "reply_from": np.concatenate(([0], np.cumsum(steps.lengths))).astype(np.int64),
+        "proposed": np.asarray(steps.proposed, dtype=np.int64),
+        "accepted": np.asarray(steps.accepted, dtype=np.int64),
+    }
+
+
 def _reserving(rule: Reservation | None) -> tuple[bool, float, float, float, int, int]:
     if rule is None:
         return False, 0.0, 0.0, 0.0, 0, 0
@@ -62,9 +85,10 @@ def build(
     sequence_blocks: int = 0,
     reservation: Reservation | None = None,
     left_out: LeftOut = LeftOut(),
+    guesses: StepsTaken | None = None,
 ) -> Sim:
     """Arrays for `slots` requests in flight at once."""
-    batching, replicas = candidate.batching, candidate.parallelism.replicas
+    batching, replicas, drafter = candidate.batching, candidate.parallelism.replicas, candidate.speculation
     most = batching.max_num_seqs
     prefix = batching.prefix_caching and workload.block_tokens > 0
     limits = np.zeros(1, dtype=LIMITS)
@@ -88,6 +112,9 @@ def build(
         grid.prompt_token_s,
         grid.chunk_s,
         grid.request_s,
+        drafter is not None,
+        drafter.tokens if drafter is not None and drafter.kind == "draft" else 0,
+        grid.lookup_token_s,
         *_reserving(reservation),
         not left_out.eviction,
         not left_out.recompute,
@@ -107,6 +134,7 @@ def build(
     token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
     mixed_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens, grid.prefill_in_graphs)
     junk = kv_blocks + 1 if prefix else 1
+    rows = most * candidate.tokens_per_decode
     return Sim(
         limits=limits,
         replica=replica,
@@ -129,14 +157,16 @@ def build(
         junk_blocks=np.zeros((replicas, junk), dtype=np.int64),
         token_s=token_s,
         mixed_s=mixed_s,
-        sample_s=np.interp(np.arange(most + 1), grid.sample_batch, grid.sample_s) * (np.arange(most + 1) > 0),
+        sample_s=_sample_rows(grid, rows),
+        drafter_s=np.interp(np.arange(most + 1), grid.sample_batch, _drafter(grid)) * (np.arange(most + 1) > 0),
+        **_replies(guesses),
         decode_s=_decode_rows(grid, most),
         decode_context=grid.decode_context,
         prefill_length=grid.prefill_length,
         prefill_s=grid.prefill_s,
         alone_steps=np.zeros(len(token_s)),
         mixed_steps=np.zeros(len(token_s)),
-        sampled_steps=np.zeros(most + 1),
+        sampled_steps=np.zeros(rows + 1),
         attended=np.zeros((most + 1, len(grid.decode_context))),
         attended_context=np.zeros((most + 1, len(grid.decode_context))),
         spent_decode=np.zeros((most + 1, len(grid.decode_context))),
@@ -184,10 +214,10 @@ def _nearest(points: NDArray[np.float64], values: NDArray[np.float64]) -> NDArra
 def shares_of_time(sim: Sim, grid: StepGrid) -> ProvenanceShares:
     """Weigh each table entry's provenance with the time that was spent on it."""
     _, looked_up = _padded_tokens(grid, len(sim.token_s) - 1)
-    batch = np.arange(len(sim.sample_s), dtype=np.float64)
+    sampled, batch = (np.arange(len(a), dtype=np.float64) for a in (sim.sample_s, sim.spent_decode))
     spent_token = sim.alone_steps * sim.token_s + sim.mixed_steps * sim.mixed_s
     total = spent_token @ grid.token_share[_nearest(grid.tokens, looked_up)]
-    total = total + (sim.sampled_steps * sim.sample_s) @ grid.sample_share[_nearest(grid.sample_batch, batch)]
+    total = total + (sim.sampled_steps * sim.sample_s) @ grid.sample_share[_nearest(grid.sample_batch, sampled)]
     total = total + sim.spent_prefill @ grid.prefill_share
     rows: Any = grid.decode_share[_nearest(grid.decode_batch, batch)]
     total = total + np.einsum("bc,bck->k", sim.spent_decode, rows)

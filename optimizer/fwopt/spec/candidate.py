@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 
 from fwopt.spec.base import Frozen, content_hash
 from fwopt.spec.kernels import SetDigest
+from fwopt.spec.speculation import Drafter
 
 
 class Bf16(Frozen):
@@ -128,13 +129,22 @@ class Candidate(Frozen):
     kernels: SetDigest | None = None
     """Digest of the tuned kernels that the reference engine runs with; None: each kernel's default."""
 
+    speculation: Drafter | None = None
+    """What guesses tokens ahead; None: nothing does."""
+
     @cached_property
     def id(self) -> str:
-        """Without tuned kernels as before there were any: ids of earlier runs stay."""
+        """Without tuned kernels and speculation as before there were any: ids of earlier runs stay."""
         content = self.model_dump(mode="json")
-        if self.kernels is None:
-            del content["kernels"]
+        for later in ("kernels", "speculation"):
+            if content[later] is None:
+                del content[later]
         return content_hash(content)
+
+    @property
+    def tokens_per_decode(self) -> int:
+        """Most that a decoding sequence brings to a step: one, and those guessed."""
+        return 1 + (self.speculation.tokens if self.speculation is not None else 0)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, without carrying the cached `id` over to other content."""
@@ -169,4 +179,5 @@ class Candidate(Frozen):
         if p.replicas > 1 and self.router != Candidate.model_fields["router"].default:
             parts.append(self.router.replace("_", "-"))
         parts += [f"kernels-{self.kernels[:8]}"] if self.kernels is not None else []
+        parts += [self.speculation.name] if self.speculation is not None else []
         return " ".join(parts)

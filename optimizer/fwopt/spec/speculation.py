@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.model import ModelSpec
 from fwopt.spec.quality import Estimate
 from fwopt.spec.reading import read_back
 
@@ -60,6 +62,22 @@ class ModelDrafter(Frozen):
         return {"method": "draft_model", "model": self.model, "num_speculative_tokens": self.tokens}
 
 
+def read_vllm(said: Mapping[str, Any]) -> NgramDrafter | ModelDrafter | None:
+    """The drafter of a `--speculative-config`; None where it is of another method, or says more than a drafter holds.
+
+    As vLLM's `SpeculativeConfig`: a lookup of 5 tokens where no length is given, the other length where one is."""
+    tokens, method = said.get("num_speculative_tokens"), said.get("method")
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        return None
+    if method == "ngram" and not said.keys() - NgramDrafter().vllm().keys():
+        least, most = said.get("prompt_lookup_min"), said.get("prompt_lookup_max")
+        least, most = least or most or 5, most or least or 5
+        return NgramDrafter(tokens=tokens, lookup_min=least, lookup_max=most) if 0 < least <= most else None
+    if method == "draft_model" and said.keys() == {"method", "model", "num_speculative_tokens"}:
+        return ModelDrafter(model=str(said["model"]), tokens=tokens)
+    return None
+
+
 Drafter = Annotated[NgramDrafter | ModelDrafter, Field(discriminator="kind")]
 
 
@@ -82,6 +100,22 @@ class AcceptanceFigures(Frozen):
     """How many steps gave 1, 2, … tokens."""
 
 
+class StepsTaken(Frozen):
+    """The decode steps that replies were divided into, reply after reply: what the simulator lets requests go by."""
+
+    lengths: tuple[PositiveInt, ...]
+    """Steps of each reply; replies of one token have none and are left out."""
+    proposed: tuple[int, ...]
+    """Of each step."""
+    accepted: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> StepsTaken:
+        if not self.lengths or not sum(self.lengths) == len(self.proposed) == len(self.accepted):
+            raise ValueError("steps must be as many as the lengths of their replies add up to, and at least one")
+        return self
+
+
 class Acceptance(Frozen):
     """One drafter."""
 
@@ -90,6 +124,7 @@ class Acceptance(Frozen):
     """Of a draft model."""
     overall: AcceptanceFigures
     by_class: dict[str, AcceptanceFigures]
+    steps: StepsTaken
 
 
 class SpeculationSettings(Frozen):
@@ -128,6 +163,20 @@ class SpeculationResults(Frozen):
 
     def find(self, drafter: NgramDrafter | ModelDrafter, weights_digest: str | None) -> Acceptance | None:
         return next((a for a in self.drafters if a.drafter == drafter and a.weights_digest == weights_digest), None)
+
+
+class KnownDrafters(Frozen):
+    """Drafters that a search may choose from, with what they achieved on replies."""
+
+    results: SpeculationResults
+    models: dict[str, ModelSpec]
+    """Of the draft models, by the name that candidates have for them."""
+
+    def measured(self, drafter: NgramDrafter | ModelDrafter) -> Acceptance | None:
+        return next((a for a in self.results.drafters if a.drafter == drafter), None)
+
+    def draft_model(self, drafter: NgramDrafter | ModelDrafter | None) -> ModelSpec | None:
+        return self.models[drafter.model] if drafter is not None and drafter.kind == "draft" else None
 
 
 def read_speculation(path: Path) -> SpeculationResults:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fwopt.quality.speculation.drafting import Drafting
 from fwopt.quality.statistics import Bootstrap
-from fwopt.spec.speculation import AcceptanceFigures
+from fwopt.spec.speculation import AcceptanceFigures, StepsTaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,14 @@ class Walked:
         pairs = np.array([pair for own in found for pair in own], dtype=np.int64).reshape(-1, 2)
         reply = np.repeat(np.arange(len(found)), [len(own) for own in found])
         return cls(reply, pairs[:, 0], pairs[:, 1])
+
+    def taken(self) -> StepsTaken:
+        lengths = np.unique_counts(self.reply).counts
+        return StepsTaken(
+            lengths=tuple(lengths.tolist()),
+            proposed=tuple(self.proposed.tolist()),
+            accepted=tuple(self.accepted.tolist()),
+        )
 
     def of_replies(self, which: NDArray[np.bool_]) -> Walked:
         keep = which[self.reply]

@@ -33,7 +33,7 @@ from fwopt.spec.speculation import (
 from fwopt.targets.cpu import processor_name
 
 Tell = Callable[[str, int, int], None]
-METHOD = 1
+METHOD = 2
 """Raised when figures of the same inputs would come out otherwise."""
 
 
@@ -139,7 +139,7 @@ def _measure(
         if len((part := whole.of_replies(classes == label)).reply)
     }
     overall = figures(whole, drafter.tokens, bootstrap)
-    return Acceptance(drafter=drafter, weights_digest=digest, overall=overall, by_class=by_class)
+    return Acceptance(drafter=drafter, weights_digest=digest, overall=overall, by_class=by_class, steps=whole.taken())
 
 
 def _same_vocabulary(target: Path, draft: Path, memory: Path) -> str:
