@@ -71,7 +71,7 @@ def test_a_token_is_rounded_alike_whatever_stands_beside_it(name):
 
 
 def test_keys_beyond_e4m3_are_cut_to_its_greatest_number():
-    assert round_kv(torch.tensor([1e4, -1e4, 0.3])).tolist() == [448.0, -448.0, 0.3125]
+    assert round_kv(torch.tensor([1e4, -1e4, 0.3]), "fp8").tolist() == [448.0, -448.0, 0.3125]
 
 
 def test_names_of_deployments_are_names_here():
@@ -82,7 +82,13 @@ def test_names_of_deployments_are_names_here():
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("fp9", "unknown scheme 'fp9'"), ("bf16", "beside bf16"), ("fp8+int8", "only kv-fp8"), (",", "at least one")],
+    [
+        ("fp9", "unknown scheme 'fp9'"),
+        ("bf16", "beside bf16"),
+        ("fp8+int8", "only kv-fp8 or kv-int8"),
+        ("kv-fp8+kv-int8", "only kv-fp8 or kv-int8"),
+        (",", "at least one"),
+    ],
 )
 def test_names_that_mean_nothing_are_refused(text, problem):
     with pytest.raises(FwoptError, match=problem):
@@ -91,7 +97,7 @@ def test_names_that_mean_nothing_are_refused(text, problem):
 
 def test_a_cache_can_be_added_to_a_scheme():
     (scheme,) = parse_schemes("fp8+kv-fp8")
-    assert scheme.kv_fp8
+    assert scheme.cache == "fp8"
     assert scheme.weights == SCHEMES["fp8"].weights
 
 
@@ -103,3 +109,12 @@ def test_a_tokens_int8_scale_is_what_engines_find():
     assert found[0, 0, 1] == x[0, 0, 1].float()
     torch.testing.assert_close(found[0], (x[0].float() / scale[0]).round() * scale[0])
     assert not found[1].any()
+
+
+def test_int8_caches_have_a_scale_for_each_token_and_head_and_round_halves_outwards():
+    heads = torch.tensor([[[127.0, 2.5, -2.5, 0.4], [12.7, 0.25, 0.26, -0.1]], [[0.0, 0.0, 0.0, 0.0], [1e-9, 0, 0, 0]]])
+    expected = torch.tensor([[[127.0, 3, -3, 0], [12.7, 0.3, 0.3, -0.1]], [[0.0, 0, 0, 0], [0.0, 0, 0, 0]]])
+    assert torch.allclose(round_kv(heads, "int8"), expected, atol=1e-6)
+    drawn = torch.randn(3, 2, 50, 64, generator=torch.Generator().manual_seed(0))
+    error = (round_kv(drawn, "int8") - drawn).abs()
+    assert bool((error <= drawn.abs().amax(dim=-1, keepdim=True) / 254 * 1.001).all())

@@ -178,6 +178,6 @@ def _measure(model: str, scheme: str | None, asked: Asked) -> Request | None:
 def choices_of(asked: Asked) -> tuple[Scheme, ...]:
     found = parse_schemes(asked.choices)
     for scheme in found:
-        if scheme.weights is None or scheme.kv_fp8:
+        if scheme.weights is None or scheme.cache is not None:
             raise InputError(f"--choices {scheme.name}: must be a scheme of weights")
     return found

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from fwopt.quality.groups import SIBLINGS, is_rounded
 from fwopt.quality.model import Attention
 from fwopt.quality.rounding import round_activations, round_kv, round_weight, scales
-from fwopt.quality.schemes import Scheme
+from fwopt.quality.schemes import Cache, Scheme
 
 if TYPE_CHECKING:
     from fwopt.quality.stored import StoredCheckpoint
@@ -121,17 +121,21 @@ def _same_part(whole: Tensor, view: Tensor) -> Tensor:
     return whole.as_strided(view.shape, view.stride(), view.storage_offset())
 
 
+@dataclass(frozen=True, slots=True)
 class RoundedKv:
     """In a cache's place: keys and values as the cache would give them back."""
 
+    kept: Cache
+
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return round_kv(keys), round_kv(values)
+        return round_kv(keys, self.kept), round_kv(values, self.kept)
 
 
 @contextmanager
 def computing(arm: Arm, index: int, layer: nn.Module, stored: torch.dtype) -> Iterator[RoundedKv | None]:
     """The layer computes as `arm` says; yields what stands in for its cache. `stored`: dtype of the checkpoint."""
-    cache = RoundedKv() if arm.scheme is not None and arm.scheme.kv_fp8 else None
+    kept = arm.scheme.cache if arm.scheme is not None else None
+    cache = RoundedKv(kept) if kept is not None else None
     replaced = list(_replacements(arm, index, layer, stored))
     standins = dict(replaced)
     assert len(standins) == len(replaced), "matrices that share storage cannot be told apart"

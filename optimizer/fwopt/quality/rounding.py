@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fwopt.errors import InputError
+from fwopt.quality.schemes import Cache
 from fwopt.spec.base import canonical_json
 
 
@@ -99,7 +100,15 @@ def round_activations(x: Tensor, fields: dict[str, Any]) -> Tensor:
     return found.view(x.shape)
 
 
-def round_kv(x: Tensor) -> Tensor:
-    """Keys or values in e4m3 with scale 1, as vLLM stores them without calibrated scales."""
+def round_kv(x: Tensor, kept: Cache) -> Tensor:
+    """Keys or values (…, tokens, head size), or heads before tokens, as a cache gives them back.
+
+    e4m3 with scale 1, as vLLM stores them without calibrated scales; int8 as its `int8_per_token_head`: a head's
+    greatest magnitude / 127, halves away from zero."""
+    if kept == "int8":
+        wide = x.float()
+        steps = (wide.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-6)
+        levels = (wide * (1 / steps)).abs().add(0.5).floor().clamp(max=127) * wide.sign()
+        return (levels * steps).to(x.dtype)
     limit = torch.finfo(torch.float8_e4m3fn).max
     return x.clamp(-limit, limit).to(torch.float8_e4m3fn).to(x.dtype)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.quality.groups import group_of
 
+Cache = Literal["fp8", "int8"]
 Strategy = Literal["tensor", "channel", "group", "block"]
 
 
@@ -22,7 +23,8 @@ class Scheme:
     """For a reader: what is stored how."""
     weights: dict[str, Any] | None = None
     activations: dict[str, Any] | None = None
-    kv_fp8: bool = False
+    cache: Cache | None = None
+    """What keys and values are rounded to."""
     parts: Mapping[str, Scheme] | None = None
     """A mixture, in place of `weights` and `activations`: `LAYER.GROUP` -> its scheme; a group that is absent stays as
     it is."""
@@ -53,6 +55,10 @@ _MXFP4: dict[str, Any] = {
     "scale_dtype": "torch.uint8",
 }
 
+_CACHED: dict[Cache, str] = {
+    "fp8": "keys and values in e4m3 with scale 1",
+    "int8": "keys and values in int8, a scale for each token and head",
+}
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
@@ -79,7 +85,8 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("w4a16-g64", "int4 in groups of 64, rounded to nearest", _INT4 | {"group_size": 64}),
         Scheme("w4a16-g32", "int4 in groups of 32, rounded to nearest", _INT4 | {"group_size": 32}),
         Scheme("mxfp4", "e2m1 in groups of 32 with a power of two as scale, weights alone", _MXFP4),
-        Scheme("kv-fp8", "keys and values in e4m3 with scale 1; weights as published", kv_fp8=True),
+        Scheme("kv-fp8", f"{_CACHED['fp8']}; weights as published", cache="fp8"),
+        Scheme("kv-int8", f"{_CACHED['int8']}; weights as published", cache="int8"),
     )
 }  # fmt: skip
 
@@ -106,8 +113,9 @@ def _parse(name: str) -> Scheme:
     scheme = SCHEMES[weights]
     if not plus:
         return scheme
-    if cache != "kv-fp8" or scheme.kv_fp8:
-        raise InputError(f"--schemes '{name}': only kv-fp8 can be added to a scheme of weights, as in fp8+kv-fp8")
+    kept = SCHEMES[cache].cache
+    if kept is None or scheme.cache is not None:
+        raise InputError(f"--schemes '{name}': only kv-fp8 or kv-int8 can be added to a scheme of weights")
     if weights == "bf16":
-        return SCHEMES["kv-fp8"]
-    return Scheme(name, f"{scheme.says}; keys and values in e4m3", scheme.weights, scheme.activations, True)
+        return SCHEMES[cache]
+    return Scheme(name, f"{scheme.says}; {_CACHED[kept]}", scheme.weights, scheme.activations, kept)
