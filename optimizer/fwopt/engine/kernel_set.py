@@ -9,8 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from fwopt.errors import InputError
-from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.spec.kernels import KernelSet
+from fwopt.spec.reading import require_version
 from fwopt_kernels.aot import sources
 from fwopt_kernels.choice import Choice
 from fwopt_kernels.contract import FALLBACK
@@ -25,6 +25,7 @@ def read_set(file: Path, digest: str) -> KernelSet:
     advice = "write it anew with fwopt export"
     try:
         content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        require_version(file, content)
         found = KernelSet.model_validate(content)
     except OSError as error:
         raise InputError(f"{file}: the config names the kernels {digest}, {error.strerror}; {advice}") from None
@@ -34,8 +35,6 @@ def read_set(file: Path, digest: str) -> KernelSet:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(f"{file}: {where}: {first['msg']}; {advice}") from None
-    if found.schema_version > SCHEMA_VERSION:
-        raise InputError(f"{file}: schema_version {found.schema_version} is newer than this fwopt; upgrade fwopt")
     if found.digest != digest:
         raise InputError(f"{file}: holds the kernels {found.digest}, the config names {digest}; {advice}")
     return found

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from fwopt.atomic import written_whole
 from fwopt.errors import InputError
 from fwopt.regress.suite import first_problem
-from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.base import Frozen
 from fwopt.spec.bench_result import Result
 from fwopt.spec.comparison import Comparison
+from fwopt.spec.reading import require_version
 
 DIGITS = 6
 """Significant digits of a sample in a file: a clock tells no more, and files stay small enough for git."""
@@ -63,9 +64,7 @@ def _read(path: Path, kind: type[F], name: str, what: str) -> F:
         raise InputError(f"{path}: is not JSON ({error}): it is cut or corrupt; measure it again") from None
     if not isinstance(content, dict) or content.get("kind") != name:
         raise InputError(f"{path}: is not {what}")
-    version = content.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version must be at most {SCHEMA_VERSION}, got {version!r}; upgrade fwopt")
+    require_version(path, content)
     try:
         return kind.model_validate(content, strict=False)
     except ValidationError as error:

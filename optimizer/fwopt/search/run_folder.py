@@ -25,6 +25,7 @@ from fwopt.spec.objective import Objective
 from fwopt.spec.plan import InputPin, Plan
 from fwopt.spec.provenance import Interval
 from fwopt.spec.quality import MeasuredQuality, Measuring
+from fwopt.spec.reading import require_version
 from fwopt.spec.speculation import KnownDrafters
 
 T = TypeVar("T", bound=Frozen)
@@ -189,13 +190,7 @@ def _read(path: Path, kind: type[T]) -> T:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, int):
-        raise RunFolderError(f"{path} is no {path.name} of fwopt: it states no schema_version")
-    if version > SCHEMA_VERSION:
-        raise RunFolderError(
-            f"{path} has schema version {version}, this fwopt reads up to {SCHEMA_VERSION}; upgrade fwopt"
-        )
+    require_version(path, content, RunFolderError)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
