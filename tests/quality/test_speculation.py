@@ -221,6 +221,14 @@ def test_replies_are_generated_once_and_drafters_are_added(tiny, prose, tmp_path
     assert again == first
 
 
+def test_another_end_token_is_another_study(tiny, prose, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny, folder)
+    _, before = study.run(ask(folder, [prose], tmp_path / "h"), quiet)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 77]}')
+    assert study.run(ask(folder, [prose], tmp_path / "h"), quiet)[1] != before
+
+
 def recorded(path, tiny_text):
     lines = []
     for i in range(6):

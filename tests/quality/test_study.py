@@ -247,3 +247,60 @@ def test_a_full_disk_is_one_line(model_folder, prose, tmp_path, monkeypatch):
     with pytest.raises(FwoptError, match="No space left on device"):
         study.run(ask(model_folder("llama", torch.bfloat16), [prose], tmp_path), quiet)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def chatty(folder, path):
+    """Recorded chats, and a template beside the tokenizer."""
+    messages = [{"role": "user", "content": "words of a question " * 6}]
+    text = {"messages": messages, "reply": "an answer of some words " * 4}
+    rows = [{"arrival_s": float(i), "prompt_tokens": 40, "output_tokens": 40, "text": text} for i in range(8)]
+    path.write_text("\n".join(map(json.dumps, [{"schema_version": 1}, *rows])))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", "A: {% for m in messages %}{{ m.content }}{% endfor %}"),
+        ("tokenizer_config.json", '{"bos_token": "<s>"}'),
+        ("tokenizer.json", None),
+        ("config.json", None),
+    ],
+)
+def test_whatever_changes_the_tokens_of_chats_is_another_study(model_folder, tmp_path, name, content):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder("llama", torch.bfloat16), folder)
+    chatty(folder, tmp_path / "t.jsonl")
+    options = {"max_tokens": 960, "window": 64, "seed": 0, "dtype": "bf16"}
+    asked = request(str(folder), [], [tmp_path / "t.jsonl"], "int8", tmp_path / "h", **options)
+    before = study.place(asked, quiet)
+    assert study.place(asked, quiet) == before
+    file = folder / name
+    file.write_text(file.read_text() + "\n" if content is None else content)
+    assert study.place(asked, quiet) != before
+
+
+def test_what_only_chats_are_rendered_by_leaves_plain_text_its_study(model_folder, prose, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder("llama", torch.bfloat16), folder)
+    before = study.place(ask(folder, [prose], tmp_path / "h"), quiet)
+    chatty(folder, tmp_path / "t.jsonl")
+    assert study.place(ask(folder, [prose], tmp_path / "h"), quiet) == before
+
+
+def test_figures_say_by_which_versions_they_were_computed(model_folder, prose, tmp_path, monkeypatch):
+    from fwopt.report.quality import render
+
+    folder = model_folder("llama", torch.bfloat16)
+    first, _ = study.run(ask(folder, [prose], tmp_path, "int8"), quiet)
+    assert first.arm("int8").computed_by is None
+    now = study._versions() | {"torch": "9.9"}
+    monkeypatch.setattr(study, "_versions", lambda: now)
+    computed = []
+    second, path = study.run(ask(folder, [prose], tmp_path, "w8a16"), lambda what, *_: computed.append(what))
+    assert any("control-kernel" in what for what in computed)  # the noise is of the versions that it is held against
+    assert second.arm("int8").computed_by == first.made_by
+    assert [second.arm(name).computed_by for name in (*study.CONTROLS, "w8a16")] == [None] * 3
+    shown = render(second, str(path))
+    assert f"int8: computed with torch {first.versions['torch']}" in shown
+    assert "torch 9.9" in shown

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from fwopt.errors import RunFolderError
 from fwopt.search.ladder import Stopped
 from fwopt.search.ledger import Ledger
 from fwopt.search.log import TrialLog, read_trials
@@ -16,8 +17,10 @@ from fwopt.search.run import search
 from fwopt.search.stopping import Stopper
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8
 from fwopt.spec.objective import Goal, Objective, QualityLimit, Slo
+from fwopt.spec.outcome import Rejected, Trial
 from fwopt.spec.quality import MeasuredQuality, SchemeCost
 
+REJECTED = Rejected(candidate_id="c", rung="memory", reason="of no matter")
 QUANTIZATIONS = (Bf16(), Fp8(), Fp8(scale="block"), Int8(), W4A16())
 
 
@@ -272,3 +275,21 @@ def test_quality_json_is_whole_and_readable(toy, tmp_path):
     kept = json.loads((tmp_path / "quality.json").read_text())
     assert kept["schema_version"] == 1
     assert set(kept["asked_by"]) == set(kept["measured"]["schemes"]) | set(kept["failed"])
+
+
+def test_schemes_of_changed_weights_are_not_mixed_with_those_before(tmp_path, toy):
+    class Changed(Table):
+        def measure(self, schemes):
+            found, failed = super().measure(schemes)
+            return found.model_copy(update={"key": str(len(self.asked))}), failed
+
+    trials = [
+        Trial(number=i, candidate=Candidate(quantization=q), role="search", outcome=REJECTED)
+        for i, q in enumerate((Fp8(), Int8()))
+    ]
+    ledger = Ledger(toy.MODEL, Objective(), Changed(at_random(0)), tmp_path / "quality.json")
+    ledger.measure(trials[:1])
+    kept = (tmp_path / "quality.json").read_bytes()
+    with pytest.raises(RunFolderError, match="start a new run"):
+        ledger.measure(trials[1:])
+    assert (tmp_path / "quality.json").read_bytes() == kept

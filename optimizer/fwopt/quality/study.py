@@ -101,10 +101,8 @@ def _open(request: Request, tell: Tell) -> _Study:
     text_digest = text.digest(request.files, request.traces)
     tell("reading weights", 0, 0)
     weights = weights_digest(request.folder, request.home / "digests.json")
-    tokenizer = request.folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise InputError(f"{request.folder}: has no tokenizer.json; download the model's tokenizer files")
-    parts = [METHOD, weights, hashlib.sha256(tokenizer.read_bytes()).hexdigest(), text_digest]
+    tokens = text.tokens_digest(request.folder, chats=bool(request.traces))
+    parts = [METHOD, weights, tokens, text_digest]
     key = content_hash([*parts, request.settings.model_dump(mode="json")])
     folder = StudyFolder(request.home / f"{Path(request.model).name}-{key}")
     try:
@@ -132,10 +130,13 @@ def _compute(study: _Study, known: QualityResults | None, missing: Sequence[Sche
     if request.strict:
         _refuse(unfit, missing)
     windows = read_windows(request, model.config.vocab_size, tell)
-    controls = [arm for arm in control_arms(model) if known is None or not folder.has_tokens(arm.name)]
+    if known is not None and known.windows_digest != windows.digest:
+        known = None  # other libraries make other tokens of this text
+    same = known is not None and known.made_by == _made_by(versions)
+    controls = [arm for arm in control_arms(model) if not same or not folder.has_tokens(arm.name)]
     arms = [_reference(), *controls, *(_arm(scheme, dtype) for scheme in fitting)]
     heads = {arm.name: arm.stored.model for arm in arms if arm.stored is not None}
-    with folder.working(versions | {"fwopt": __version__, "threads": str(torch.get_num_threads())}) as work:
+    with folder.working(_made_by(versions) | {"fwopt": __version__}) as work:
         states = States(work, len(windows.tokens), model.config.hidden_size, dtype)
         walk = Walk(model, windows, states, model.stored_dtype())
         walk.run(arms, tell)
@@ -170,13 +171,11 @@ def _results(
 ) -> QualityResults:
     import math
 
-    import torch
-
-    from fwopt.targets.cpu import processor_name
-
-    request = study.request
+    made_by, request = _made_by(versions), study.request
     config = (request.folder / "config.json").read_bytes()
     before = [arm for arm in known.arms if arm.kind == "scheme"] if known else []
+    if known is not None and known.made_by != made_by:
+        before = [arm.model_copy(update={"computed_by": arm.computed_by or known.made_by}) for arm in before]
     return QualityResults(
         schema_version=SCHEMA_VERSION,
         fwopt_version=__version__,
@@ -192,8 +191,8 @@ def _results(
         arms=(*controls, *before, *measured),
         left_out=(*(known.left_out if known else ()), *left_out),
         versions=versions,
-        machine=processor_name(),
-        threads=torch.get_num_threads(),
+        machine=made_by["machine"],
+        threads=int(made_by["threads"]),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
 
@@ -267,6 +266,15 @@ def _refuse(left_out: Sequence[LeftOut], schemes: Sequence[Scheme]) -> None:
     for item in left_out:
         if item.name in wanted:
             raise InputError(f"scheme {item.name}: {item.reason}; leave it out of --schemes")
+
+
+def _made_by(versions: dict[str, str]) -> dict[str, str]:
+    """What the last digits depend on, beside the inputs."""
+    import torch
+
+    from fwopt.targets.cpu import processor_name
+
+    return versions | {"threads": str(torch.get_num_threads()), "machine": processor_name()}
 
 
 def _versions() -> dict[str, str]:

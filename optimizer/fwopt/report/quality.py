@@ -7,6 +7,8 @@ from fwopt.spec.quality import ArmFigures, Estimate, Figures, QualityResults
 
 _HEAD = ("", "KL, nats/token", "95 % interval", "top-1", "top-5", "perplexity", "")
 
+_LIBRARIES = ("torch", "transformers", "compressed-tensors")
+
 
 def render(results: QualityResults, path: str) -> str:
     """Controls first, then schemes, best first."""
@@ -29,8 +31,15 @@ def render(results: QualityResults, path: str) -> str:
             lines += [f"KL by {title}", *table([("", *parts), *rows]), ""]
     lines.append(f"noise: what the unquantized model differs by from itself, computed otherwise ({controls[0].name}: "
                  f"{controls[0].says}; {controls[-1].name}: {controls[-1].says})")  # fmt: skip
-    lines.append(f"seed {results.settings.seed}; {results.machine}; {results.date}; {path}")
+    lines += [f"{arm.name}: computed with {_others(arm.computed_by, results.made_by)}" for arm in schemes
+              if arm.computed_by is not None]  # fmt: skip
+    versions = ", ".join(f"{name} {results.versions[name]}" for name in _LIBRARIES if name in results.versions)
+    lines.append(f"seed {results.settings.seed}; {versions}; {results.machine}; {results.date}; {path}")
     return "\n".join(lines)
+
+
+def _others(then: dict[str, str], now: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in then.items() if now.get(name) != value)
 
 
 def _row(arm: ArmFigures) -> tuple[str, ...]:

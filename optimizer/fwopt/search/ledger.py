@@ -91,6 +91,11 @@ class Ledger:
         """Their schemes, and on disk before they count."""
         names = [self.name(trial.candidate) for trial in trials]
         measured, failed = self.measurer.measure(names)
+        if measured is not None and self.measured is not None and measured.key != self.measured.key:
+            raise RunFolderError(
+                f"{self.path or measured.file}: the model's weights or tokenizer changed since other schemes were "
+                f"measured (study {self.measured.key} then, {measured.key} now); start a new run"
+            )
         if measured is not None:
             before = self.measured.schemes if self.measured is not None else {}
             fresh = {name: cost for name, cost in measured.schemes.items() if name in names}

@@ -11,9 +11,9 @@ from fwopt import __version__
 from fwopt.search import notes, ranking
 from fwopt.search.capacity import TOLERANCE
 from fwopt.search.command import command
-from fwopt.search.evals import EvalsScreen
+from fwopt.search.gate import QualityGate
 from fwopt.search.ledger import Ledger
-from fwopt.search.quality import QualityScreen, estimate
+from fwopt.search.quality import estimate
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.schemes import needs_checkpoint
 from fwopt.search.tuner import Found
@@ -42,7 +42,10 @@ class PlanBuilder:
     def build(self) -> Plan:
         at_load = [t for t in self.found.trials if t.rate_scale == 1.0]
         evaluated = [t for t in at_load if t.outcome.kind == "evaluation"]
-        feasible = [t for t in evaluated if ranking.evaluation_of(t).feasible and self._quality_holds(t)]
+        gate = QualityGate.of(self.inputs, self.ledger)
+        feasible = [
+            t for t in evaluated if ranking.evaluation_of(t).feasible and gate.passes(t.candidate, settled=True)
+        ]
         sound = [t for t in feasible if not ranking.rests_on_assumptions(ranking.evaluation_of(t))]
         eligible = feasible if self.inputs.allow_unmeasured else sound
         chosen = self.choose(eligible)
@@ -87,16 +90,6 @@ class PlanBuilder:
     @property
     def _measured(self) -> MeasuredQuality | None:
         return self.ledger.measured if self.ledger is not None else self.inputs.quality
-
-    def _quality_holds(self, trial: Trial) -> bool:
-        """A baseline is simulated whatever it gives up; what a search was stopped before measuring is only assumed."""
-        evals = EvalsScreen.of(self.inputs)
-        if evals.check(trial.candidate) is not None:
-            return False
-        if self.ledger is not None and self.ledger.check(trial.candidate) is not None:
-            return False
-        screen = QualityScreen(self.inputs.model, self.inputs.objective.max_quality_drop, self._measured)
-        return screen.check(trial.candidate) is None
 
     def choose(self, eligible: Sequence[Trial]) -> Trial | None:
         """The best goal value; of ties, the one that goes furthest. Several goals: the knee of the front."""

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 
 from fwopt.search.dominance import Dominance
-from fwopt.search.evals import EvalsScreen
 from fwopt.search.evaluators import Evaluator, Screen
+from fwopt.search.gate import QualityGate
 from fwopt.search.job import Job
 from fwopt.search.ladder import Ladder
 from fwopt.search.ledger import Ledger
 from fwopt.search.log import TrialLog
 from fwopt.search.plan_builder import PlanBuilder
-from fwopt.search.quality import QualityScreen, estimate, graded
+from fwopt.search.quality import estimate, graded
 from fwopt.search.run_folder import RunInputs
 from fwopt.search.stopping import Stopper
 from fwopt.search.tuner import Found, Phase, Tuner
@@ -44,8 +44,7 @@ def search(
     """Run the search over injected evaluators, recording into `log`. The last screens are those of quality, the last of
     all `ledger`'s where quality is measured on the way."""
     stopper = stopper or Stopper()
-    quality: Screen = ledger or QualityScreen(inputs.model, inputs.objective.max_quality_drop, inputs.quality)
-    evals = EvalsScreen.of(inputs)
+    gate = QualityGate.of(inputs, ledger)
     if ledger is not None:
         ledger.load()
         ledger.apply(log)
@@ -57,7 +56,7 @@ def search(
 
     ladder = Ladder(
         evaluator=evaluator,
-        screens=(*screens, evals, quality),
+        screens=(*screens, *gate.screens),
         dominance=Dominance(inputs.objective),
         log=log,
         workers=workers,
@@ -79,9 +78,7 @@ def search(
         seed=inputs.seed,
         budget=inputs.trials,
         window_s=window_s,
-        quality=quality,
-        evals=evals,
-        ledger=ledger,
+        gate=gate,
         allow_unmeasured=inputs.allow_unmeasured,
         on_phase=entered,
     )

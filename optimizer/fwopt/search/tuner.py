@@ -10,7 +10,7 @@ from typing import Literal
 from fwopt.search import ranking
 from fwopt.search.asked import excess, meets, never_fits, one_replica, with_replicas
 from fwopt.search.edges import Edges
-from fwopt.search.evaluators import Screen
+from fwopt.search.gate import QualityGate
 from fwopt.search.ladder import Ask, Ladder, Role, Stopped, StopReason
 from fwopt.search.ledger import Ledger
 from fwopt.search.sampler import Sampler
@@ -64,11 +64,7 @@ class Tuner:
     """Simulations before the capacity phase."""
     window_s: float
     """First to last arrival; 0 for a burst, which has no capacity."""
-    quality: Screen
-    """What it lets through may be chosen, if `evals` does so too."""
-    evals: Screen
-    ledger: Ledger | None = None
-    """Measures quality on the way; None: what is known must do."""
+    gate: QualityGate
     allow_unmeasured: bool = False
     on_phase: Callable[[Phase], None] = lambda phase: None
     _found: Found = field(init=False)
@@ -92,7 +88,7 @@ class Tuner:
         """Search until the choice rests on schemes that were measured and passed. Whatever a measurement changes, the
         search is walked again: a run that is resumed then takes the same way."""
         self._search()
-        while self.ledger is not None and self._measure_quality(self.ledger):
+        while self.gate.ledger is not None and self._measure_quality(self.gate.ledger):
             self.ladder.restart()
             self._search()
 
@@ -272,16 +268,8 @@ class Tuner:
             and outcome.kind == "evaluation"
             and outcome.feasible
             and (self.allow_unmeasured or not ranking.rests_on_assumptions(outcome))
-            and self._quality_holds(trial.candidate)
+            and self.gate.passes(trial.candidate, settled=self._found.stopped is not None)
         )
-
-    def _quality_holds(self, candidate: Candidate) -> bool:
-        """Once the search was stopped nothing more is measured: literature has to do for the rest."""
-        if self.evals.check(candidate) is not None:
-            return False
-        if self.ledger is not None and self._found.stopped is not None:
-            return self.ledger.check(candidate) is None and self.ledger.held(candidate) is None
-        return self.quality.check(candidate) is None
 
     def _capacity_phase(self) -> None:
         """Where the finalists, the baseline and (if nothing holds) the nearest miss meet their limits."""

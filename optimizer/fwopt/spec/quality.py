@@ -51,6 +51,8 @@ class ArmFigures(Frozen):
     """KL less that of the control, token by token; None for controls."""
     verdict: Literal["noise", "indistinguishable", "different"]
     """`indistinguishable`: from the unquantized model computed otherwise."""
+    computed_by: dict[str, str] | None = None
+    """Versions, threads and machine, where others than the study's."""
 
 
 class LeftOut(Frozen):
@@ -96,6 +98,11 @@ class QualityResults(Frozen):
     threads: int
     date: str
     """Of the last addition."""
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """Versions, threads and machine of the last addition."""
+        return self.versions | {"threads": str(self.threads), "machine": self.machine}
 
     def scheme_costs(self) -> dict[str, SchemeCost]:
         """What a search needs to know."""

@@ -65,9 +65,9 @@ def run(request: Request, tell: Tell) -> tuple[SpeculationResults, Path]:
     memory = request.home / "digests.json"
     generated = request.settings.replies == "generated"
     weights = weights_digest(request.folder, memory)[:16] if generated else None
-    key = content_hash(
-        [METHOD, weights, vocabulary_digest(request.folder), text_digest, request.settings.model_dump(mode="json")]
-    )
+    ends = sorted(replies.end_tokens(request.folder)) if generated else []
+    tokens = text.tokens_digest(request.folder, chats=True)
+    key = content_hash([METHOD, weights, tokens, ends, text_digest, request.settings.model_dump(mode="json")])
     folder = request.home / f"{Path(request.model).name}-{key}"
     folder.mkdir(exist_ok=True)
     file = folder / "results.json"
@@ -142,23 +142,15 @@ def _measure(
     return Acceptance(drafter=drafter, weights_digest=digest, overall=overall, by_class=by_class, steps=whole.taken())
 
 
-def vocabulary_digest(folder: Path) -> str:
-    """Of what each token id stands for, and how texts and chats become ids."""
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{folder}: has no tokenizer.json; download the model's tokenizer files")
-    seen = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        seen.update((folder / name).read_bytes() if (folder / name).is_file() else b"-")
-    return seen.hexdigest()[:16]
-
-
 def _same_vocabulary(target: Path, draft: Path, memory: Path) -> str:
     """The draft's weights; a draft of other tokens is refused, as vLLM does."""
     from tokenizers import Tokenizer
 
-    vocabularies = [Tokenizer.from_file(str(place / "tokenizer.json")).get_vocab()
-                    for place in (target, draft) if vocabulary_digest(place)]  # fmt: skip
-    if vocabularies[0] != vocabularies[1]:
+    files = [place / "tokenizer.json" for place in (target, draft)]
+    missing = next((file.parent for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{missing}: has no tokenizer.json; download the model's tokenizer files")
+    if Tokenizer.from_file(str(files[0])).get_vocab() != Tokenizer.from_file(str(files[1])).get_vocab():
         raise InputError(
             f"{draft}: a draft model must have the target's own tokens, and its tokenizer.json has others than {target}"
         )
