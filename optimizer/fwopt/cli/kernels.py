@@ -1,4 +1,4 @@
-"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` and `export` are in `kernels_tune.py`."""
+"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` and `export` are in files of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fwopt.cli.counting import counting
-from fwopt.cli.kernels_tune import Op, export, require_operators, tune
+from fwopt.cli.kernels_export import export
+from fwopt.cli.kernels_tune import Op, require_operators, tune
 
 if TYPE_CHECKING:
     from fwopt_kernels.aot import Job, Outcome

@@ -58,12 +58,13 @@ def tune(
     from fwopt.cli.counting import counting
     from fwopt.tuning.demand import demands
     from fwopt.tuning.device import describe
-    from fwopt.tuning.operators import compiles_ahead, targets
+    from fwopt.tuning.operators import compiles_ahead, home, targets
     from fwopt.tuning.tune import tune as run
 
     budget_s = parse_time(budget)
     require_operators(op, targets(), "timed")
-    host = describe(device)
+    elsewhere = home(op or ())
+    host = describe(device, elsewhere)
     case = _case(trace, config, model, hardware, engine, profiles, rate_scale, only_model, format, skip_bad)
     result, _ = case.run(count=True)
     assert result.steps is not None
@@ -74,7 +75,10 @@ def tune(
     if not wanted:
         raise InputError(f"nothing to tune: {'; '.join(notes) or 'none of the operators named is called'}")
     with counting() as tell:
-        found = run(wanted, case.evaluator.hardware.device, host, budget_s=budget_s, seed=seed, most=buckets, tell=tell)
+        found = run(
+            wanted, case.evaluator.hardware.device, host, budget_s=budget_s, seed=seed, most=buckets, tell=tell,
+            elsewhere=elsewhere,
+        )  # fmt: skip
     place = _keep(found, out)
     report = _report(case, result, found, notes, place)
     if as_json:
@@ -264,39 +268,3 @@ def _print(report: dict[str, Any]) -> None:
 
 def _us(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1e6 * seconds:,.2f}"
-
-
-def export(
-    target: Annotated[Literal["vllm", "sglang"], typer.Argument(help="Whose files to write.")],
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where to: VLLM_TUNED_CONFIG_FOLDER, SGLANG_MOE_CONFIG_DIR.")
-    ],
-    device: Annotated[str, typer.Option(help="Device that was tuned on, for example h200.")],
-    triton: Annotated[str | None, typer.Option(help="Triton that was tuned with. [default: the one here]")] = None,
-    store: Annotated[
-        Path | None, typer.Option("--profiles", metavar="FOLDER", help="Profile store. [default: this machine's]")
-    ] = None,
-) -> None:
-    """Write tuned experts as vLLM's or SGLang's own configuration files."""
-    import importlib.metadata
-
-    from fwopt.atomic import written_whole
-    from fwopt.paths import own_profiles
-    from fwopt.perf.store import ENVIRONMENT, open_profile
-    from fwopt.tuning.handover import hand_over
-    from fwopt.tuning.tuned import folder_of
-
-    folder = folder_of(store or own_profiles(), device, triton or importlib.metadata.version("triton"))
-    if not (folder / ENVIRONMENT).exists():
-        raise InputError(f"{folder}: no kernels were tuned there; run `fwopt kernels tune` or name --device, --triton")
-    files, skipped = hand_over(open_profile(folder), target)
-    for name, text in files.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as whole:
-            whole.write_text(text, encoding="utf-8")
-        typer.echo(path)
-    for line in skipped:
-        print(f"fwopt: {line}", file=sys.stderr)
-    variable = {"vllm": "VLLM_TUNED_CONFIG_FOLDER", "sglang": "SGLANG_MOE_CONFIG_DIR"}[target]
-    typer.echo(f"start the server with {variable}={out.resolve()}")
