@@ -14,7 +14,8 @@ from fwopt.deploy import vllm_config
 from fwopt.perf.costs import costs_of
 from fwopt.perf.memory import kv_capacity
 from fwopt.perf.store import load_profile
-from fwopt.search.run_folder import read_plan
+from fwopt.search.job import reopen
+from fwopt.search.run_folder import read_inputs, read_plan
 from fwopt.search.speculation import known_drafters, speculating
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
@@ -29,6 +30,7 @@ from fwopt.spec.speculation import (
     StepsTaken,
 )
 from fwopt.targets import load_hardware, load_model
+from fwopt.verify.promise import Promise
 
 RUN = [sys.executable, "-m", "fwopt"]
 MODEL, SMALL = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
@@ -93,6 +95,12 @@ def test_a_drafter_that_is_often_right_is_chosen_and_exported(trace, tmp_path):
     assert "--speculation SPECULATION.json" in plan.command
     exported = vllm_config.read(tmp_path / "run/deploy/vllm/config.yaml")
     assert exported.for_model(load_model(MODEL)).speculation == GOOD
+    job = reopen(read_inputs(tmp_path / "run"), trace=None, profiles=None, folder=tmp_path / "run")
+    promise = Promise.of(job.evaluator, chosen.candidate, ())
+    found = promise.records(job.evaluator.workload)
+    assert found.finish_s.max() == pytest.approx(
+        job.evaluator.replay(chosen.candidate, promise.fit, 1.0).records.finish_s.max()
+    )
     elsewhere = fwopt("export", "run", "--target", "sglang", cwd=tmp_path)
     assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (2, 1), elsewhere.stderr
     assert "written for vllm only" in elsewhere.stderr
