@@ -14,7 +14,7 @@ import pytest
 from fwopt.errors import InputError
 from fwopt.paths import data_folder
 from fwopt.tuning.family import Family, Row
-from fwopt.tuning.operators import home, targets, vllm_python
+from fwopt.tuning.operators import home, targets, vllm_python, vllm_version
 from fwopt.tuning.tuned import keep
 from fwopt.tuning.vllm_baseline import own_choices
 from fwopt_kernels.aot import sources
@@ -93,6 +93,14 @@ def test_without_a_gpu_that_vllm_sees_nothing_is_timed(trace: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_python_without_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FWOPT_VLLM_PYTHON", sys.executable)
+    there = home(["vllm_fused_moe"])
+    assert there is not None
+    with pytest.raises(InputError, match="vLLM is not installed in this Python"):
+        vllm_version(there)
+
+
 def test_kernels_of_two_pythons_are_not_tuned_in_one_run() -> None:
     with pytest.raises(InputError, match="vllm_fused_moe is timed in vLLM's Python and the others are not"):
         home(["rms_norm", "vllm_fused_moe"])
@@ -126,6 +134,8 @@ def test_on_a_processor_the_fallback_is_timed_in_vllms_python_and_not_handed_ove
     code = "import triton, torch; print(triton.__version__, torch.__version__)"
     theirs = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert [report["timed_on"]["triton"], report["timed_on"]["torch"]] == theirs.stdout.split()
+    told = (Path(report["profile"]) / "environment.json").read_text()
+    assert '"vllm": "0.' in told
     (family,) = report["families"]
     assert family["fixed"] == {"experts": 4, "top_k": 2, "hidden": 64, "intermediate": 32}
     assert all(bucket["best_s"] > 0 for bucket in family["buckets"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -65,3 +66,15 @@ def vllm_python(**environment: str) -> Elsewhere | None:
     else:
         return None
     return Elsewhere(python, ("fwopt_kernels", "fwopt"), tuple(environment.items()))
+
+
+def vllm_version(there: Elsewhere) -> str:
+    """Of the vLLM in that Python."""
+    from fwopt_kernels.apart import Child, Fault
+
+    child: Child[str, str] = Child(importlib.metadata.version, timeout_s=60, elsewhere=there)
+    found = child.ask("vllm")
+    child.close()
+    if isinstance(found, Fault):
+        raise InputError(f"{there.python}: vLLM is not installed in this Python ({found.reason}); set {VLLM_PYTHON}")
+    return found

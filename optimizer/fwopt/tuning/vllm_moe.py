@@ -13,7 +13,7 @@ from dataclasses import replace
 from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Expected, Large, Launch, Space, Variant, Work, variant
 from fwopt_kernels.fused_moe import FUSED_MOE
 from fwopt_kernels.moe_case import MoeCase
-from fwopt_kernels.moe_formats import BLOCK
+from fwopt_kernels.moe_weights import BLOCK
 
 
 def _space(format: str) -> Space:
