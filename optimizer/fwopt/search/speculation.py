@@ -54,7 +54,7 @@ def described(known: KnownDrafters | None) -> str:
     replies, results = known.results.drafters[0].overall.replies, known.results
     return (
         f"speculation: {', '.join(map(_rate, results.drafters))}, measured on {replies} {results.settings.replies} "
-        f"replies of {', '.join(results.text)}; other replies give other figures. The time of checking them is a floor: "
+        f"replies of {', '.join(results.text)}; others give other figures. The time of checking guesses is a floor: "
         "docs/speculation.md says how far a real server was from it"
     )
 
