@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwopt.perf.capture import capture_sizes
-from fwopt.perf.memory import CONTEXT_BYTES, KvCapacity, activation_bytes, kv_capacity, kv_layout, weight_bytes
+from fwopt.perf.kv_layout import kv_layout
+from fwopt.perf.memory import CONTEXT_BYTES, KvCapacity, activation_bytes, kv_capacity, weight_bytes
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.outcome import Rejected

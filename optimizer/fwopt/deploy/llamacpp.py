@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.errors import InputError
-from fwopt.perf.memory import kv_layout
+from fwopt.perf.kv_layout import kv_layout
 from fwopt.spec.candidate import Candidate, Gguf
 from fwopt.spec.plan import Entry, Plan
 from fwopt.targets.gguf import base_name, file_name

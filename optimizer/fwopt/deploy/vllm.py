@@ -8,7 +8,7 @@ from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.deploy.vllm_flags import CONVERTED, NEEDS_MODEL, engine_quantization, weights_name
 from fwopt.deploy.yaml_scalar import yaml_scalar
-from fwopt.perf.memory import kv_layout
+from fwopt.perf.kv_layout import kv_layout
 from fwopt.spec.plan import Entry, Plan
 
 
