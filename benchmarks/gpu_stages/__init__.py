@@ -49,6 +49,7 @@ STAGES: dict[str, Stage] = {
     "profile": Stage("commands:profile", 0.07, (), "`fwopt profile --operators`"),
     "tune": Stage("commands:tune", 0.14, (), "`fwopt kernels tune` on a recorded trace"),
     "moe": Stage("moe:run", 0.08, ("machine",), "fused MoE of Qwen3-30B-A3B beside vLLM's shipped config"),
+    "vllm": Stage("vllm:run", 0.1, (), "vLLM's own fused MoE, tuned in place; does vLLM take the file?"),
     "plan": Stage("commands:plan", 0.05, ("profile", "tune"), "`fwopt tune` choosing with what was measured here"),
 }
 

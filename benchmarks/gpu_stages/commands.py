@@ -24,30 +24,30 @@ TINY = {
 
 
 def profile(session: Session) -> Result:
-    model, *_ = _models(session)
-    arguments = ["profile", "--operators", "--model", model, *_hardware(session), "--out", str(_store(session)),
+    model, *_ = models(session)
+    arguments = ["profile", "--operators", "--model", model, *hardware(session), "--out", str(store(session)),
                  "--quick", "--allow-busy"]  # fmt: skip
-    return _with_error({"command": _command(arguments, session.seconds)})
+    return _with_error({"command": command(arguments, session.seconds)})
 
 
 def tune(session: Session) -> Result:
     """Three deployments of the sample trace, on vLLM's own steps; on a GPU that is not in the store, on an H200's."""
-    dense, experts = _models(session)
+    dense, experts = models(session)
     cases = {
         "Qwen/Qwen3-8B w4a16": ["--model", dense, "--config", str(_config(session.work, "w4a16", dense))],
         "Qwen/Qwen3-8B fp8": ["--model", dense, "--config", str(_config(session.work, "fp8", dense))],
         "Qwen/Qwen3-30B-A3B bf16": ["--model", experts],
     }
-    hardware = _hardware(session) or ["--hardware", "h200:1"]
-    shared = [*hardware, "--device", session.device, "--out", str(_store(session)), "--json"]
+    where = hardware(session) or ["--hardware", "h200:1"]
+    shared = [*where, "--device", session.device, "--out", str(store(session)), "--json"]
     if session.small:  # one deployment, on the reference engine's operators that stage `profile` timed
-        cases = {"tiny bf16": ["--model", dense, "--engine", "fwopt", "--profiles", str(_store(session)),
+        cases = {"tiny bf16": ["--model", dense, "--engine", "fwopt", "--profiles", str(store(session)),
                                "--buckets", "1", "--op", "rms_norm", "--op", "silu_mul"]}  # fmt: skip
     each = session.seconds / len(cases)
-    trace = str(_sample_trace(session))
+    trace = str(sample_trace(session))
     return _with_error(
         {
-            name: _command(["kernels", "tune", trace, *arguments, *shared, "--budget", f"{0.7 * each:.0f}s"], each)
+            name: command(["kernels", "tune", trace, *arguments, *shared, "--budget", f"{0.7 * each:.0f}s"], each)
             for name, arguments in cases.items()
         }
     )
@@ -55,13 +55,13 @@ def tune(session: Session) -> Result:
 
 def plan(session: Session) -> Result:
     """The reference engine planned with what was profiled and tuned here: tuned kernels against their defaults."""
-    model, *_ = _models(session)
+    model, *_ = models(session)
     settings = session.work / "fwopt.yaml"
     settings.write_text("search:\n  kernels: [tuned, default]\n")
-    arguments = ["tune", str(_sample_trace(session)), "--model", model, "--engine", "fwopt", *_hardware(session),
-                 "--profiles", str(_store(session)), "--config", str(settings), "--minimize", "e2e:mean", "--trials",
+    arguments = ["tune", str(sample_trace(session)), "--model", model, "--engine", "fwopt", *hardware(session),
+                 "--profiles", str(store(session)), "--config", str(settings), "--minimize", "e2e:mean", "--trials",
                  "24", "--allow-unmeasured", "--out", str(session.work / "run"), "--force", "--json"]  # fmt: skip
-    found = _command(arguments, session.seconds)
+    found = command(arguments, session.seconds)
     if "error" in found or "printed" in found:
         return _with_error({"command": found})
     chosen, best = found["chosen"], {}
@@ -74,7 +74,7 @@ def plan(session: Session) -> Result:
             "kernels": found["kernels"] and len(found["kernels"]["choices"])}  # fmt: skip
 
 
-def _models(session: Session) -> tuple[str, str]:
+def models(session: Session) -> tuple[str, str]:
     """Dense, and with experts."""
     if not session.small:
         return "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
@@ -84,7 +84,7 @@ def _models(session: Session) -> tuple[str, str]:
     return str(folder), str(folder)
 
 
-def _hardware(session: Session) -> list[str]:
+def hardware(session: Session) -> list[str]:
     """The GPU at hand by its catalogue name; empty where the catalogue has profiles of neither."""
     if session.small:
         return ["--hardware", "cpu"]
@@ -93,7 +93,7 @@ def _hardware(session: Session) -> list[str]:
     return ["--hardware", f"{known.lower()}:1"] if known else []
 
 
-def _store(session: Session) -> Path:
+def store(session: Session) -> Path:
     return session.work / "store"
 
 
@@ -107,7 +107,7 @@ def _config(work: Path, weights: str, model: str) -> Path:
     return path
 
 
-def _sample_trace(session: Session) -> Path:
+def sample_trace(session: Session) -> Path:
     """Azure's conversations; in the dry run a few of them, none longer than the tiny model's context."""
     path = session.work / "trace.csv"
     lines = 40 if session.small else 2000
@@ -122,7 +122,7 @@ def _with_error(found: Result) -> Result:
     return {**found, "error": "; ".join(errors)} if errors else found
 
 
-def _command(arguments: list[str], seconds: float) -> Any:
+def command(arguments: list[str], seconds: float) -> Any:
     """What a fwopt command prints as JSON, or its words."""
     paths = [str(ROOT / "optimizer"), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     try:

@@ -6,7 +6,6 @@ ones. vLLM's tile sizes run in fwopt's kernel, where they mean the same, and in 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ EFFORT_S = 0.05
 
 def run(session: Session) -> Result:
     from fwopt.tuning.device import describe
+    from fwopt.tuning.operators import vllm_python
     from fwopt.tuning.tune import tune
 
     started = time.monotonic()
@@ -40,7 +40,7 @@ def run(session: Session) -> Result:
         if row["tokens"] in ours
     ]  # fmt: skip
     return {"shipped_from": json.loads(SHIPPED.read_text())["source"], "rows": rows, "complete": found.complete,
-            "of_the_trace": _buckets(session) is not None, "vllm_here": _vllm_here()}  # fmt: skip
+            "of_the_trace": _buckets(session) is not None, "vllm_here": vllm_python() is not None}  # fmt: skip
 
 
 def _demand(session: Session) -> Any:
@@ -68,18 +68,21 @@ def _buckets(session: Session) -> dict[int, float] | None:
 def _shipped(session: Session, demand: Any) -> list[Result]:
     """Each point with vLLM's entry for it, in fwopt's kernel and in vLLM's."""
     from fwopt.tuning.family import shape_of
+    from fwopt.tuning.operators import vllm_python
     from fwopt_kernels.apart import Fault
     from fwopt_kernels.fused_moe import FUSED_MOE
     from fwopt_kernels.timing import Question, bench
 
-    targets = {"shipped_s": "fwopt_kernels.fused_moe:FUSED_MOE"}
-    if _vllm_here() and not session.small:
-        targets["vllm_s"] = "fwopt.tuning.vllm_moe:VLLM_FUSED_MOE"
-    child, rows = bench(timeout_s=60), []
+    ours, theirs = "fwopt_kernels.fused_moe:FUSED_MOE", "fwopt.tuning.vllm_moe:VLLM_FUSED_MOE"
+    asked_of = {"shipped_s": (ours, bench(timeout_s=60))}
+    there = vllm_python()
+    if there is not None and not session.small:
+        asked_of["vllm_s"] = (theirs, bench(timeout_s=60, elsewhere=there))
+    rows = []
     for (tokens,) in demand.points.tolist():
         variant = entry(tokens)
         row: Result = {"tokens": tokens, "entry": variant.id}
-        for name, target in targets.items():
+        for name, (target, child) in asked_of.items():
             shape = shape_of(demand.family, (tokens,), FUSED_MOE.dimensions)
             asked = None if session.small else variant
             answer = child.ask(Question(target, "bf16", shape, asked, session.device, EFFORT_S))
@@ -87,7 +90,8 @@ def _shipped(session: Session, demand: Any) -> list[Result]:
             if isinstance(answer, Fault):
                 row[name.replace("_s", "_error")] = answer.reason
         rows.append(row)
-    child.close()
+    for _, child in asked_of.values():
+        child.close()
     return rows
 
 
@@ -97,7 +101,3 @@ def entry(tokens: int) -> Any:
 
     _, m, n, k, group, warps, stages = min(json.loads(SHIPPED.read_text())["entries"], key=lambda e: abs(e[0] - tokens))
     return variant(warps, stages, BLOCK_SIZE_M=m, BLOCK_SIZE_N=n, BLOCK_SIZE_K=k, GROUP_SIZE_M=group)
-
-
-def _vllm_here() -> bool:
-    return importlib.util.find_spec("vllm") is not None

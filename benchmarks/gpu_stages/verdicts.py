@@ -19,6 +19,8 @@ def verdicts(found: Result) -> list[Result]:
         lines += _against_vendor(found["time"]["rows"], found["time"]["baselines"])
     if "rows" in found.get("moe", {}):
         lines += _against_vllm(found["moe"])
+    if "tuned" in found.get("vllm", {}):
+        lines += _in_place(found["vllm"]["tuned"])
     if "over_best" in found.get("search", {}):
         search = found["search"]
         what = f"search over {search['timed']} variants of {search['family']}"
@@ -49,6 +51,15 @@ def _against_vllm(moe: Result) -> list[Result]:
             ratio = sum(c * best for _, c, best, _ in pairs) / sum(c * other for _, c, _, other in pairs)
             lines.append(_verdict(f"fused MoE over {whose}, the trace's own histogram", ratio, 1.0))
     return lines
+
+
+def _in_place(tuned: Result) -> list[Result]:
+    """vLLM's kernel with what won over vLLM's own choices, as often as the trace calls each size."""
+    buckets = [b for f in tuned["families"] for b in f["buckets"] if b["default_s"] and b["best_s"]]
+    if not buckets:
+        return []
+    best, own = (sum(b["calls_a_step"] * b[name] for b in buckets) for name in ("best_s", "default_s"))
+    return [_verdict("vLLM's fused MoE tuned over its own choice, the trace's own histogram", best / own, 1.0)]
 
 
 def _of_bandwidth(rows: list[Result], copy_rate: float) -> list[Result]:

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
+from fwopt_kernels.elsewhere import Elsewhere, Process
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -45,7 +47,9 @@ class Child(Generic[Q, A]):
     timeout_s: float | None = None
     """Of one question. A child's first one may take `start_s` longer."""
     start_s: float = 60.0
-    _process: BaseProcess | None = field(default=None, init=False)
+    elsewhere: Elsewhere | None = None
+    """Another Python to run it with."""
+    _process: BaseProcess | Process | None = field(default=None, init=False)
     _pipe: Connection | None = field(default=None, init=False)
     _deadline_s: float | None = field(default=None, init=False)
 
@@ -60,13 +64,22 @@ class Child(Generic[Q, A]):
         if self._process is None:
             extra = self.start_s
             self._pipe, theirs = _CONTEXT.Pipe()
-            self._process = _CONTEXT.Process(target=_serve, args=(theirs, self.function, self.prepare), daemon=True)
-            self._process.start()
+            self._process = self._started(theirs)
             theirs.close()
         self._deadline_s = None if self.timeout_s is None else time.monotonic() + self.timeout_s + extra
         assert self._pipe is not None
         with contextlib.suppress(BrokenPipeError):  # the child died since its last answer: `receive` says how
             self._pipe.send(question)
+
+    def _started(self, theirs: Connection) -> BaseProcess | Process:
+        if self.elsewhere is None:
+            process = _CONTEXT.Process(target=serve, args=(theirs, self.function, self.prepare), daemon=True)
+            process.start()
+            return process
+        other = Process(self.elsewhere, theirs)
+        assert self._pipe is not None
+        self._pipe.send((self.function, self.prepare))
+        return other
 
     def receive(self) -> A | Fault:
         """The answer to what was sent; a child that dies or is late is gone afterwards."""
@@ -166,7 +179,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:300]
 
 
-def _serve(pipe: Connection, function: Callable[[Any], Any], prepare: Callable[[], None] | None) -> None:
+def serve(pipe: Connection, function: Callable[[Any], Any], prepare: Callable[[], None] | None) -> None:
     """The child's life. What compilers and drivers print has no reader: what counts comes through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
     nowhere = os.open(os.devnull, os.O_WRONLY)

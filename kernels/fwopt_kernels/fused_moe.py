@@ -30,9 +30,10 @@ from fwopt_kernels.contract import (
     variant,
 )  # fmt: skip
 from fwopt_kernels.moe_case import Choice, MoeCase, expected, fallback, random_case
-from fwopt_kernels.moe_formats import FORMATS, Matrix, matrix_bytes, quantize_launch, quantized
+from fwopt_kernels.moe_formats import FORMATS, quantize_launch, quantized
 from fwopt_kernels.moe_gemm import grouped, launch
 from fwopt_kernels.moe_routing import align, align_launch
+from fwopt_kernels.moe_weights import Matrix, matrix_bytes
 from fwopt_kernels.rounding import to_bf16
 from fwopt_kernels.row_formats import Rows, require_packed
 from fwopt_kernels.silu_mul import SILU_MUL, silu_mul

@@ -16,7 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fwopt_kernels.contract import Expected
-from fwopt_kernels.moe_formats import BLOCK, Matrix, quantized_torch, random_matrix
+from fwopt_kernels.moe_formats import quantized_torch, random_matrix
+from fwopt_kernels.moe_weights import BLOCK, Matrix
 
 Choice = Literal["uniform", "one", "partial"]
 """Of experts: at random; the same ones for all tokens; at random and half of the ids -1, as of other ranks' experts."""
@@ -127,6 +128,8 @@ def fallback(case: MoeCase) -> None:
     total = torch.zeros(case.x.shape, device=case.x.device)
     for expert in range(case.w1.values.shape[0]):
         token, choice = (case.ids == expert).nonzero(as_tuple=True)
+        if not len(token):
+            continue
         x = case.x[token]
         x = quantized_torch(x).dense(torch.float32) if narrow else x.float()
         gate, up = (x @ case.w1.dense(expert, torch.float32).T).to(torch.bfloat16).chunk(2, -1)

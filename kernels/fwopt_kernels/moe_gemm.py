@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fwopt_kernels import tiling
 from fwopt_kernels.contract import Launch, Variant
-from fwopt_kernels.moe_formats import BLOCK, Groups, Matrix
+from fwopt_kernels.moe_formats import Groups
 from fwopt_kernels.moe_routing import Routing
+from fwopt_kernels.moe_weights import BLOCK, Matrix
 from fwopt_kernels.rounding import INTERPRETED, dot, to_bf16
 from fwopt_kernels.row_formats import require_packed
 

@@ -19,6 +19,7 @@ from typing import Any
 from fwopt_kernels.apart import Child, Spent, one_line
 from fwopt_kernels.contract import Expected, Operator, Variant
 from fwopt_kernels.correctness import faults
+from fwopt_kernels.elsewhere import Elsewhere
 from fwopt_kernels.registry import load
 
 LEAST_SAMPLES = 5
@@ -86,9 +87,9 @@ _KEPT: list[_Subject] = []
 """In a child: the subject of the last question."""
 
 
-def bench(*, timeout_s: float = TIMEOUT_S) -> Child[Question, Timing]:
+def bench(*, timeout_s: float = TIMEOUT_S, elsewhere: Elsewhere | None = None) -> Child[Question, Timing]:
     """A process that measures; a variant that crashes or hangs it costs one line, and the next gets a fresh one."""
-    return Child(measure, compile_kernels, timeout_s)
+    return Child(measure, compile_kernels, timeout_s, elsewhere=elsewhere)
 
 
 def checker(*, timeout_s: float = TIMEOUT_S) -> Child[Question, None]:

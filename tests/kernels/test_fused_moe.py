@@ -15,8 +15,9 @@ from .conftest import run_apart
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
 from fwopt_kernels.fused_moe import FUSED_MOE, FusedMoe, fused_moe, tuned
-from fwopt_kernels.moe_formats import FORMATS, VLLM_DTYPES, Matrix
+from fwopt_kernels.moe_formats import FORMATS, VLLM_DTYPES
 from fwopt_kernels.moe_routing import align_torch, most_rows
+from fwopt_kernels.moe_weights import Matrix
 
 SHAPE = {"tokens": 20, "experts": 6, "top_k": 2, "hidden": 128, "intermediate": 64}
 
@@ -92,7 +93,7 @@ def test_experts_more_than_two_to_the_31_elements_apart() -> None:
         "import torch\n"
         "from dataclasses import replace\n"
         "from fwopt_kernels.fused_moe import FUSED_MOE, SPACES\n"
-        "from fwopt_kernels.moe_formats import Matrix\n"
+        "from fwopt_kernels.moe_weights import Matrix\n"
         "case = FUSED_MOE.case('bf16', dict(tokens=3, experts=3, top_k=2, hidden=64, intermediate=32), 7)\n"
         "far = torch.empty(2 * (2**30 + 64) + 4096, dtype=torch.bfloat16)\n"
         "far = far.as_strided((3, 64, 64), (2**30 + 64, 64, 1))\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from fwopt_kernels.apart import Child, Fault, ask_all
 from fwopt_kernels.contract import Variant, variant
+from fwopt_kernels.elsewhere import Elsewhere
 from fwopt_kernels.registry import OPERATORS
 from fwopt_kernels.timing import Question, Timing, bench, measure, time_calls
 
@@ -56,6 +58,20 @@ def test_all_questions_are_answered_whoever_dies(monkeypatch: pytest.MonkeyPatch
     assert sorted(repr(q) for q, _ in answers) == sorted(map(repr, asked))
     assert [isinstance(a, Timing) for q, a in answers if q.variant == FINE] == [True, True]
     assert all(isinstance(a, Fault) for q, a in answers if q.variant != FINE)
+
+
+def test_a_child_under_another_python_has_the_packages_named_and_dies_like_any_other() -> None:
+    planted = (("PYTHONPATH", str(Path(__file__).parent)),)  # besides `fwopt_kernels`, which is not on that path
+    child = bench(timeout_s=30, elsewhere=Elsewhere(sys.executable, environment=planted))
+    try:
+        answers = [child.ask(question(chosen)) for chosen in (FINE, CRASHES, FINE, ERRS)]
+    finally:
+        child.close()
+    assert isinstance(answers[0], Timing), answers[0]
+    assert isinstance(answers[2], Timing)
+    assert answers[1] == Fault("the process died of SIGSEGV")
+    assert isinstance(answers[3], Fault)
+    assert answers[3].reason.startswith("WrongResultError: out: 1,000 of 1,000 values off")
 
 
 def test_real_operators_on_a_processor() -> None:

@@ -14,7 +14,8 @@ from fwopt.deploy import vllm_config
 from fwopt.perf.costs import costs_of
 from fwopt.perf.memory import kv_capacity
 from fwopt.perf.store import load_profile
-from fwopt.search.run_folder import read_plan
+from fwopt.search.job import reopen
+from fwopt.search.run_folder import read_inputs, read_plan
 from fwopt.search.speculation import known_drafters, speculating
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
@@ -29,6 +30,7 @@ from fwopt.spec.speculation import (
     StepsTaken,
 )
 from fwopt.targets import load_hardware, load_model
+from fwopt.verify.promise import Promise
 
 RUN = [sys.executable, "-m", "fwopt"]
 MODEL, SMALL = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
@@ -89,10 +91,19 @@ def test_a_drafter_that_is_often_right_is_chosen_and_exported(trace, tmp_path):
     chosen = plan.chosen
     assert chosen.candidate.speculation == GOOD
     assert plan.baseline.candidate.speculation is None
-    assert any("4.00 tokens a step measured on 4 recorded replies of replies.jsonl" in note for note in plan.notes)
+    assert any(
+        "ngram3:2-4 gives 4.00 tokens a step, ngram5:2-4 gives 1.00 tokens a step, measured on 4 recorded" in note
+        for note in plan.notes
+    )
     assert "--speculation SPECULATION.json" in plan.command
     exported = vllm_config.read(tmp_path / "run/deploy/vllm/config.yaml")
     assert exported.for_model(load_model(MODEL)).speculation == GOOD
+    job = reopen(read_inputs(tmp_path / "run"), trace=None, profiles=None, folder=tmp_path / "run")
+    promise = Promise.of(job.evaluator, chosen.candidate, ())
+    found = promise.records(job.evaluator.workload)
+    assert found.finish_s.max() == pytest.approx(
+        job.evaluator.replay(chosen.candidate, promise.fit, 1.0).records.finish_s.max()
+    )
     elsewhere = fwopt("export", "run", "--target", "sglang", cwd=tmp_path)
     assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (2, 1), elsewhere.stderr
     assert "written for vllm only" in elsewhere.stderr
@@ -106,7 +117,10 @@ def test_a_drafter_that_is_never_right_is_not_chosen_and_the_plan_says_so(trace,
     assert done.returncode == 0, done.stderr
     plan = read_plan(tmp_path / "run")
     assert plan.chosen.candidate.speculation is None
-    assert any("none of ngram5:2-4" in note for note in plan.notes)
+    assert any(
+        "ngram5:2-4 gives 1.00 tokens a step, measured on 4 recorded replies of replies.jsonl" in note
+        for note in plan.notes
+    )
     assert "speculative-config" not in (tmp_path / "run/deploy/vllm/config.yaml").read_text()
 
 

@@ -49,7 +49,7 @@ def test_every_stage_leaves_what_it_found(dry: tuple[Path, list[str]]) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["stages"].values()) == {"ok"}
     assert list(summary["stages"]) == [
-        "machine", "first", "check", "correct", "time", "search", "profile", "tune", "moe", "plan",
+        "machine", "first", "check", "correct", "time", "search", "profile", "tune", "moe", "vllm", "plan",
     ]  # fmt: skip
     assert summary["wrong"] == []
     # a lent machine gives back eight files at most

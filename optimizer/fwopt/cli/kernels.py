@@ -1,4 +1,4 @@
-"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` and `export` have files of their own."""
+"""`fwopt kernels`: the Triton kernels in `fwopt_kernels`; `tune` and `export` are in files of their own."""
 
 from __future__ import annotations
 

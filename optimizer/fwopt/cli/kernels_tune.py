@@ -58,12 +58,14 @@ def tune(
     from fwopt.cli.counting import counting
     from fwopt.tuning.demand import demands
     from fwopt.tuning.device import describe
-    from fwopt.tuning.operators import compiles_ahead, targets
+    from fwopt.tuning.operators import compiles_ahead, home, targets, vllm_version
     from fwopt.tuning.tune import tune as run
 
     budget_s = parse_time(budget)
     require_operators(op, targets(), "timed")
-    host = describe(device)
+    elsewhere = home(op or ())
+    version = None if elsewhere is None else vllm_version(elsewhere)
+    host = describe(device, elsewhere)
     case = _case(trace, config, model, hardware, engine, profiles, rate_scale, only_model, format, skip_bad)
     result, _ = case.run(count=True)
     assert result.steps is not None
@@ -74,8 +76,11 @@ def tune(
     if not wanted:
         raise InputError(f"nothing to tune: {'; '.join(notes) or 'none of the operators named is called'}")
     with counting() as tell:
-        found = run(wanted, case.evaluator.hardware.device, host, budget_s=budget_s, seed=seed, most=buckets, tell=tell)
-    place = _keep(found, out)
+        found = run(
+            wanted, case.evaluator.hardware.device, host, budget_s=budget_s, seed=seed, most=buckets, tell=tell,
+            elsewhere=elsewhere,
+        )  # fmt: skip
+    place = _keep(found, out, version)
     report = _report(case, result, found, notes, place)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
@@ -134,7 +139,7 @@ def _case(
     )  # fmt: skip
 
 
-def _keep(found: Outcome, out: Path | None) -> Path | None:
+def _keep(found: Outcome, out: Path | None, vllm: str | None) -> Path | None:
     """Into the store, under this machine's device; nothing where nothing was measured."""
     from fwopt.collect.machine import describe, load_words, today
     from fwopt.paths import own_profiles
@@ -149,7 +154,8 @@ def _keep(found: Outcome, out: Path | None) -> Path | None:
     return keep(
         out or own_profiles(), here.name, found.host, found.rows,
         {name: sources(targets()[name]) for name in found.rows},
-        when=today(), machine=describe(), load=load_words(), command=shlex.join(sys.argv),
+        when=today(), machine=describe() | ({"vllm": vllm} if vllm else {}), load=load_words(),
+        command=shlex.join(sys.argv),
     )  # fmt: skip
 
 

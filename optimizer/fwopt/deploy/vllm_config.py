@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fwopt.deploy.vllm_flags import ALIASES, KV_DTYPES, NEEDS_MODEL, STORED_ONLY, parse_weights
+from fwopt.deploy.vllm_flags import ALIASES, CHANGES_SPEED, KV_DTYPES, NEEDS_MODEL, STORED_ONLY, parse_weights
 from fwopt.deploy.vllm_source import SWITCHES, Settings, load
 from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Quantization
@@ -37,18 +37,6 @@ MODELLED = {
 
 OTHER = frozenset(("model", "model-tag", "dtype", "quantization", "kv-cache-dtype", "performance-mode"))
 """Keys that are read too, each by a rule of its own."""
-
-CHANGES_SPEED = frozenset(
-    """
-    async-scheduling attention-backend compilation-config cpu-offload-gb cudagraph-capture-sizes enable-dbo
-    enable-eplb enable-lora enforce-eager hf-overrides kv-cache-memory-bytes kv-offloading-size
-    kv-transfer-config load-format long-prefill-token-threshold max-num-active-seqs max-num-partial-prefills
-    num-gpu-blocks-override optimization-level prefill-context-parallel-size decode-context-parallel-size
-    prefill-schedule-interval rope-scaling scheduler-reserve-full-isl scheduling-policy sliding-window
-    speculative-config stream-interval swap-space watermark
-    """.split()
-)
-"""Keys that change what a request waits for, and that the simulator leaves out: said louder than the rest."""
 
 _HUMAN = re.compile(r"^(\d+(?:\.\d+)?)([kmgtKMGT])$")
 _POWER = {letter: power for power, letter in enumerate("kmgt", start=1)}

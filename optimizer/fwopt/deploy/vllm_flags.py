@@ -80,3 +80,16 @@ def engine_quantization(quantization: Quantization, model: ModelSpec, converted:
         f"vLLM cannot serve {model.name} as {weights_name(quantization)}: its checkpoint is stored as "
         f"{stored or 'bf16'}; convert it first and tune on the converted model"
     )
+
+
+CHANGES_SPEED = frozenset(
+    """
+    async-scheduling attention-backend compilation-config cpu-offload-gb cudagraph-capture-sizes enable-dbo
+    enable-eplb enable-lora enforce-eager hf-overrides kv-cache-memory-bytes kv-offloading-size
+    kv-transfer-config load-format long-prefill-token-threshold max-num-active-seqs max-num-partial-prefills
+    num-gpu-blocks-override optimization-level prefill-context-parallel-size decode-context-parallel-size
+    prefill-schedule-interval rope-scaling scheduler-reserve-full-isl scheduling-policy sliding-window
+    speculative-config stream-interval swap-space watermark
+    """.split()
+)
+"""Keys that change what a request waits for, and that the simulator leaves out: said louder than the rest."""

@@ -13,7 +13,7 @@ from fwopt.engine.paths import Angles, Attended
 from fwopt_kernels.choice import Choices
 from fwopt_kernels.decode_attention import decode_attention
 from fwopt_kernels.fused_moe import fused_moe
-from fwopt_kernels.moe_formats import Matrix
+from fwopt_kernels.moe_weights import Matrix
 from fwopt_kernels.rms_norm import add_rms_norm
 from fwopt_kernels.rope_cache import rope_cache
 from fwopt_kernels.row_formats import Rows
@@ -53,17 +53,16 @@ class KernelPath:
         return out
 
     def experts(
-        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        self, x: Tensor, up: Matrix, down: Matrix, chosen: Tensor, weights: Tensor,
         biases: tuple[Tensor, Tensor] | None, limit: float,
     ) -> Tensor:  # fmt: skip
         assert biases is None
         out, (tokens, top_k) = torch.empty_like(x), chosen.shape
         variant = self._choices.best(
-            "fused_moe", "bf16", tokens=tokens, experts=len(up), top_k=top_k, hidden=x.shape[1],
-            intermediate=down.shape[2],
+            "fused_moe", up.format, tokens=tokens, experts=len(up.values), top_k=top_k, hidden=x.shape[1],
+            intermediate=down.inputs,
         )  # fmt: skip
-        w1, w2 = Matrix("bf16", up, None), Matrix("bf16", down, None)
-        fused_moe(x, chosen.to(torch.int32), weights.float(), w1, w2, out, variant=variant)
+        fused_moe(x, chosen.to(torch.int32), weights.float(), up, down, out, variant=variant)
         return out
 
 

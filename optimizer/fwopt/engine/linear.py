@@ -14,7 +14,7 @@ from fwopt_kernels.choice import Choices
 from fwopt_kernels.w4_format import GROUPS, MULTIPLE_K
 
 FP8 = torch.float8_e4m3fn
-_FP8_MAX = 448.0
+FP8_MAX = 448.0
 
 
 class Linear(Protocol):
@@ -145,17 +145,18 @@ class Int4:
 
 class Fp8:
     """FP8 E4M3 weights and activations with one scale a tensor. Without FP8 units the same numbers are multiplied in
-    the activations' dtype, which holds them exactly."""
+    the activations' dtype, which holds them exactly: there torch 2.13's `_scaled_mm` is right as well, but a plain
+    loop (docs/engine.md)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.scale = weight.abs().amax().float().clamp_(min=1e-8) / _FP8_MAX
+        self.scale = weight.abs().amax().float().clamp_(min=1e-8) / FP8_MAX
         rounded = (weight.float() / self.scale).to(FP8)
         self.bias = bias
         self.weight = rounded if weight.is_cuda else None
         self.plain = None if weight.is_cuda else _plain(rounded.to(weight.dtype), None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        scale = x.abs().amax().float().clamp_(min=1e-8) / _FP8_MAX
+        scale = x.abs().amax().float().clamp_(min=1e-8) / FP8_MAX
         rows = (x / scale).to(FP8)
         if self.weight is not None:
             out: Tensor = torch._scaled_mm(
@@ -168,16 +169,14 @@ class Fp8:
 
 
 def round_weight(weight: Tensor, scheme: Quantization) -> Tensor:
-    """`weight` (n, k) as `scheme` would store it, in its own dtype: for experts, whose kernels take no other."""
+    """`weight` (n, k) as `scheme` would store it, in its own dtype: for experts in a format that no kernel takes."""
     match scheme.kind:
         case "int8":
             scale = weight.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-8) / 127
             return ((weight.float() / scale).round_() * scale).to(weight.dtype)
         case "w4a16":
-            return Int4(weight.float(), None, scheme.group_size).unpacked().to(weight.dtype)
-        case "fp8" if scheme.scale == "tensor":
-            scale = weight.abs().amax().float().clamp_(min=1e-8) / _FP8_MAX
-            return ((weight.float() / scale).to(FP8).float() * scale).to(weight.dtype)
+            levels, scale = int4_levels(weight, scheme.group_size)
+            return (levels * scale).flatten(1).to(weight.dtype)
         case "fp8":
             raise InputError("the reference engine has FP8 with one scale a tensor, not in blocks; got fp8 (block)")
     return weight

@@ -17,6 +17,7 @@ from fwopt.engine.parallel import Ranks
 from fwopt.engine.paths import Attended, Path, Step, TorchPath
 from fwopt.engine.weights import Loader
 from fwopt_kernels.choice import Choices
+from fwopt_kernels.moe_weights import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class DenseWeights:
 class ExpertWeights:
     shape: Experts
     router: Linear
-    up: Tensor
+    up: Matrix
     """(experts, 2 * width, hidden): gate, then up."""
-    down: Tensor
+    down: Matrix
     biases: tuple[Tensor, Tensor] | None
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from fwopt_kernels.moe_weights import Matrix
+
 GATHERED_BYTES = 1 << 28
 """Most keys and values that are copied together for decode attention."""
 
@@ -117,7 +119,7 @@ def _with_sinks(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: fl
 
 
 def experts(
-    x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+    x: Tensor, up: Matrix, down: Matrix, chosen: Tensor, weights: Tensor,
     biases: tuple[Tensor, Tensor] | None, limit: float,
 ) -> Tensor:  # fmt: skip
     """Each token's chosen experts, weighted and summed. x (T, M); up (E, 2I, M), down (E, M, I); chosen (T, k)."""
@@ -125,7 +127,7 @@ def experts(
     order = chosen.reshape(-1).argsort(stable=True)
     expert = chosen.reshape(-1)[order]
     token = order // per_token
-    ends = torch.searchsorted(expert, torch.arange(len(up), device=x.device), right=True, out_int32=True)
+    ends = torch.searchsorted(expert, torch.arange(len(up.values), device=x.device), right=True, out_int32=True)
     hidden = grouped_product(x[token], up, ends)
     hidden = silu_mul(hidden) if biases is None else clamped_swiglu(hidden + biases[0][expert], limit)
     out = grouped_product(hidden, down, ends)
@@ -135,14 +137,25 @@ def experts(
     return torch.zeros_like(x).index_add_(0, token, out.to(x.dtype))
 
 
-def grouped_product(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """Rows ends[e-1]:ends[e] of x times weights[e].T; on a GPU one kernel that a CUDA graph can hold."""
+def grouped_product(x: Tensor, weights: Matrix, ends: Tensor) -> Tensor:
+    """Rows ends[e-1]:ends[e] of x times weights[e].T; on a GPU one kernel that a CUDA graph can hold, for which
+    quantized experts are all unpacked."""
     if x.is_cuda and x.dtype == torch.bfloat16:
-        return torch._grouped_mm(x, weights.transpose(1, 2), offs=ends)
-    out = x.new_empty(len(x), weights.shape[1])
+        whole = weights.values
+        if weights.scale is not None:
+            whole = torch.stack([unpacked(weights, e, x.dtype) for e in range(len(whole))])
+        return torch._grouped_mm(x, whole.transpose(1, 2), offs=ends)
+    out = x.new_empty(len(x), weights.outputs)
     start = 0
     for e, end in enumerate(ends.tolist()):
         if end > start:
-            torch.mm(x[start:end], weights[e].t(), out=out[start:end])
+            torch.mm(x[start:end], unpacked(weights, e, x.dtype).t(), out=out[start:end])
         start = end
     return out
+
+
+def unpacked(weights: Matrix, expert: int, dtype: torch.dtype) -> Tensor:
+    """(outputs, inputs), rounded once."""
+    if weights.scale is None:
+        return weights.values[expert]
+    return weights.dense(expert, torch.float32).to(dtype)

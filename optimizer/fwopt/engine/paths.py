@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fwopt.engine import operators as op
 from fwopt.engine.batch import Batch
+from fwopt_kernels.moe_weights import Matrix
 
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary embedding, (positions, D / 2) each."""
@@ -65,7 +66,7 @@ class Path(Protocol):
     def silu_mul(self, gate_up: Tensor) -> Tensor: ...
 
     def experts(
-        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        self, x: Tensor, up: Matrix, down: Matrix, chosen: Tensor, weights: Tensor,
         biases: tuple[Tensor, Tensor] | None, limit: float,
     ) -> Tensor:  # fmt: skip
         """As `operators.experts`."""
@@ -98,7 +99,7 @@ class TorchPath:
         return op.silu_mul(gate_up)
 
     def experts(
-        self, x: Tensor, up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor,
+        self, x: Tensor, up: Matrix, down: Matrix, chosen: Tensor, weights: Tensor,
         biases: tuple[Tensor, Tensor] | None, limit: float,
     ) -> Tensor:  # fmt: skip
         return op.experts(x, up, down, chosen, weights, biases, limit)

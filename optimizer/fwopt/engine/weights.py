@@ -7,10 +7,12 @@ from torch import Tensor
 
 from fwopt.engine.architecture import Architecture, Experts
 from fwopt.engine.checkpoint import Checkpoint, mxfp4_tensor
-from fwopt.engine.linear import Linear, make_linear, round_weight
+from fwopt.engine.expert_weights import Filling, plain
+from fwopt.engine.linear import Linear, make_linear
 from fwopt.engine.parallel import Ranks
 from fwopt.spec.candidate import Bf16, Quantization, outside_experts
 from fwopt_kernels.choice import Choices
+from fwopt_kernels.moe_weights import Matrix
 
 
 class Loader:
@@ -90,23 +92,26 @@ class Loader:
             down_bias = self._rank0(self._get(f"{name}.down_proj.bias", hidden))
         return self._linear(torch.cat(up), up_bias, self._outside), self._linear(down, down_bias, self._outside)
 
-    def experts(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """(router, gate and up of all experts, down, their biases). Converted weights are stored dequantized."""
+    def experts(self, name: str, experts: Experts) -> tuple[Linear, Matrix, Matrix, tuple[Tensor, Tensor] | None]:
+        """(router, gate and up of all experts, down, their biases)."""
         if experts.biased:
             return self._gpt_oss(name, experts)
         hidden, width = self._shape.hidden_size, experts.intermediate_size
         kept = self._ranks.part(width, "an expert's width")
-        up = torch.empty(experts.count, 2 * (kept.stop - kept.start), hidden, dtype=self.dtype, device=self.device)
-        down = torch.empty(experts.count, hidden, kept.stop - kept.start, dtype=self.dtype, device=self.device)
+        own = kept.stop - kept.start
+        up, down = (
+            Filling(self._experts, experts.count, outputs, inputs, self.dtype, self.device)
+            for outputs, inputs in ((2 * own, hidden), (hidden, own))
+        )
         for e in range(experts.count):
             expert = f"{name}.experts.{e}"
             gate_up = [self._get(f"{expert}.{part}_proj.weight", width, hidden)[kept] for part in ("gate", "up")]
-            up[e] = round_weight(torch.cat(gate_up), self._experts)
-            down[e] = round_weight(self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept], self._experts)
+            up.put(e, torch.cat(gate_up))
+            down.put(e, self._get(f"{expert}.down_proj.weight", hidden, width)[:, kept])
         router = self._get(f"{name}.gate.weight", experts.count, hidden)
-        return self._linear(router, None, Bf16()), up, down, None
+        return self._linear(router, None, Bf16()), up.matrix, down.matrix, None
 
-    def _gpt_oss(self, name: str, experts: Experts) -> tuple[Linear, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def _gpt_oss(self, name: str, experts: Experts) -> tuple[Linear, Matrix, Matrix, tuple[Tensor, Tensor]]:
         """Rows of gate and up alternate in the checkpoint; here gate comes first."""
         hidden, width, count = self._shape.hidden_size, experts.intermediate_size, experts.count
         kept = self._ranks.part(width, "an expert's width")
@@ -120,7 +125,7 @@ class Loader:
             self._get(f"{name}.router.weight", count, hidden), self._get(f"{name}.router.bias", count), Bf16()
         )
         weights = [t.contiguous().to(self.device) for t in (up, down, up_bias, down_bias)]
-        return router, weights[0], weights[1], (weights[2], weights[3])
+        return router, plain(weights[0]), plain(weights[1]), (weights[2], weights[3])
 
     def _packed(self, name: str, count: int, k: int, n: int) -> Tensor:
         """(count, n, k), stored as MXFP4 blocks, or transposed."""

@@ -54,7 +54,7 @@ def about(
             "lives, and put its address into nginx.conf"
         )
     lines.append(_kernels(inputs, chosen))
-    lines.append(described(inputs.drafters, chosen.candidate if chosen is not None else None))
+    lines.append(described(inputs.drafters))
     evals = EvalsScreen.of(inputs)
     lines += evals.notes(chosen.candidate if chosen is not None else None)
     return tuple(line for line in lines if line)

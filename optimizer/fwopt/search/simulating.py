@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
@@ -41,6 +42,10 @@ class SimulatingEvaluator:
     drafters: KnownDrafters | None = None
     _scaled: dict[float, Workload] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, workload: Workload) -> Self:
+        """The same for another workload."""
+        return replace(self, workload=workload, _scaled={}, _lock=threading.Lock())
 
     def capacity(self, candidate: Candidate) -> KvCapacity | Rejected:
         draft = self.drafters.draft_model(candidate.speculation) if self.drafters is not None else None

@@ -9,10 +9,9 @@ from fwopt.errors import InputError
 from fwopt.perf.costs import Costs
 from fwopt.perf.speculating import SpeculatingCosts
 from fwopt.search.space import SearchSpace
-from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
-from fwopt.spec.speculation import KnownDrafters, SpeculationResults, read_speculation
+from fwopt.spec.speculation import Acceptance, KnownDrafters, read_speculation
 from fwopt.targets import load_model
 
 
@@ -48,24 +47,19 @@ def speculating(costs: Costs, known: KnownDrafters | None, costs_of: Callable[[M
     return SpeculatingCosts(costs, {name: costs_of(model) for name, model in known.models.items()})
 
 
-def described(known: KnownDrafters | None, chosen: Candidate | None) -> str:
-    """What was chosen of the drafters, and how its figures are known."""
-    if known is None or chosen is None:
+def described(known: KnownDrafters | None) -> str:
+    """What took part, and how its figures are known."""
+    if known is None:
         return ""
-    on = f"{_replies(known.results)} of {', '.join(known.results.text)}"
-    if chosen.speculation is None:
-        names = ", ".join(a.drafter.name for a in known.results.drafters)
-        return f"no speculation: none of {names}, measured on {on}, makes it better"
-    found = known.measured(chosen.speculation)
-    assert found is not None
-    rate = found.overall.tokens_per_step
-    span = f", {rate.low:.2f} to {rate.high:.2f}" if rate.low is not None and rate.high is not None else ""
+    replies, results = known.results.drafters[0].overall.replies, known.results
     return (
-        f"speculation {chosen.speculation.name}: {rate.value:.2f} tokens a step{span} measured on {on}; other replies "
-        "give other figures. Checking several tokens of a sequence is taken to read its context once, which is a floor"
+        f"speculation: {', '.join(map(_rate, results.drafters))}, measured on {replies} {results.settings.replies} "
+        f"replies of {', '.join(results.text)}; others give other figures. The time of checking guesses is a floor: "
+        "docs/speculation.md says how far a real server was from it"
     )
 
 
-def _replies(results: SpeculationResults) -> str:
-    count = results.drafters[0].overall.replies
-    return f"{count} {results.settings.replies} replies"
+def _rate(found: Acceptance) -> str:
+    rate = found.overall.tokens_per_step
+    span = f" ({rate.low:.2f} to {rate.high:.2f})" if rate.low is not None and rate.high is not None else ""
+    return f"{found.drafter.name} gives {rate.value:.2f} tokens a step{span}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from fwopt_kernels.apart import Child
     from fwopt_kernels.compiler import Resources
     from fwopt_kernels.contract import Variant
+    from fwopt_kernels.elsewhere import Elsewhere
     from fwopt_kernels.host import Host
     from fwopt_kernels.timing import Question, Timing
 
 Tell = Callable[[str, int, int], None]
 
 
-def describe(device: str) -> Host:
-    """The device that times will hold for; one line where there is none."""
+def describe(device: str, elsewhere: Elsewhere | None = None) -> Host:
+    """The device that times will hold for, as that Python sees it; one line where there is none."""
     from fwopt_kernels.apart import Child, Fault
     from fwopt_kernels.host import describe as there
 
-    child: Child[str, Host] = Child(there, timeout_s=120)
+    child: Child[str, Host] = Child(there, timeout_s=120, elsewhere=elsewhere)
     found = child.ask(device)
     child.close()
     if isinstance(found, Fault):
@@ -49,6 +50,12 @@ class Candidates:
     """(variant, reason) of those that the GPU cannot run or the compiler not compile"""
     left_out: int = 0
     """Not compiled within the budget."""
+
+    def with_all(self, wanted: Iterable[Variant]) -> Candidates:
+        """With these too, of a kernel that is not compiled ahead."""
+        more = [variant for variant in dict.fromkeys(wanted) if variant not in self.variants]
+        rows = [*self.features, *(np.asarray(_features(variant, ())) for variant in more)]
+        return replace(self, variants=[*self.variants, *more], features=np.asarray(rows))
 
 
 def candidates(

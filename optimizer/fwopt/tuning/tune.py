@@ -15,10 +15,12 @@ from fwopt.tuning.device import Bench, Candidates, Tell
 from fwopt.tuning.family import TORCH, Demand, Family, Row, shape_of
 from fwopt.tuning.operators import load_operator
 from fwopt.tuning.search import Ask, FamilySearch, Measured, run
+from fwopt.tuning.vllm_baseline import own_choices
 
 if TYPE_CHECKING:
     from fwopt.spec.hardware import DeviceSpec
     from fwopt_kernels.contract import Variant
+    from fwopt_kernels.elsewhere import Elsewhere
     from fwopt_kernels.host import Host
 
 LAUNCH_S = 2e-6
@@ -87,9 +89,11 @@ class _Part:
 
 
 def tune(
-    demands: list[Demand], device: DeviceSpec, host: Host, *, budget_s: float, seed: int, most: int, tell: Tell
-) -> Outcome:
-    """`device`: whose catalogue figures the floors are computed from. `most`: buckets of a dimension."""
+    demands: list[Demand], device: DeviceSpec, host: Host, *, budget_s: float, seed: int, most: int, tell: Tell,
+    elsewhere: Elsewhere | None = None,
+) -> Outcome:  # fmt: skip
+    """`device`: whose catalogue figures the floors are computed from. `most`: buckets of a dimension. `elsewhere`:
+    the Python to time with."""
     from fwopt_kernels.timing import bench
 
     started = time.monotonic()
@@ -100,10 +104,10 @@ def tune(
     wanted = [(d.family.operator, d.family.format) for d in demands]
     compiled = devices.candidates(wanted, host, time_left=within(COMPILING), tell=tell)
     parts = [
-        _part(d, device, compiled[key], seed, most) for d, key in zip(demands, wanted, strict=True)
+        _part(d, device, compiled[key], seed, most, host, elsewhere) for d, key in zip(demands, wanted, strict=True)
         if key in compiled and compiled[key].variants
     ]  # fmt: skip
-    measuring = Bench(host, seed, bench())
+    measuring = Bench(host, seed, bench(elsewhere=elsewhere))
     try:
         complete = run(
             [part.search for part in parts], [_ask(part, measuring, tell) for part in parts], within(SEARCHING)
@@ -133,30 +137,39 @@ def floors(demand: Demand, points: list[tuple[int, ...]], device: DeviceSpec) ->
     return np.asarray([LAUNCH_S + max(w.bytes / device.bandwidth_bytes_per_s, w.flops / rate) for w in work])
 
 
-def _part(demand: Demand, device: DeviceSpec, candidates: Candidates, seed: int, most: int) -> _Part:
+def _part(
+    demand: Demand, device: DeviceSpec, candidates: Candidates, seed: int, most: int, host: Host,
+    elsewhere: Elsewhere | None,
+) -> _Part:  # fmt: skip
     every = [tuple(int(x) for x in point) for point in demand.points]
     weights = demand.calls * floors(demand, every, device)
     buckets = place(demand.points, weights, most=most)
     calls = np.asarray([demand.calls[bucket.members].sum() for bucket in buckets])
+    points, own = [bucket.point for bucket in buckets], None
+    if elsewhere is not None and host.arch is not None:
+        own = own_choices(demand.family, points, host.name, elsewhere)
+        candidates = candidates.with_all(own)
     part = _Part(demand, buckets, candidates, calls)
     part.search = FamilySearch(
         features=candidates.features,
         places=np.log2(np.asarray([bucket.point for bucket in buckets], dtype=np.float64)),
-        floors_s=floors(demand, [bucket.point for bucket in buckets], device),
+        floors_s=floors(demand, points, device),
         calls=calls,
-        defaults=_defaults(demand.family, [bucket.point for bucket in buckets], candidates),
+        defaults=_defaults(demand.family, points, candidates, own),
         seed=seed,
     )
     return part
 
 
-def _defaults(family: Family, points: list[tuple[int, ...]], candidates: Candidates) -> tuple[int, ...]:
-    """Each bucket's own, or the first where the device cannot run that."""
+def _defaults(
+    family: Family, points: list[tuple[int, ...]], candidates: Candidates, own: list[Variant] | None
+) -> tuple[int, ...]:
+    """Each bucket's own, or the first where the device cannot run that. `own`: what an engine takes by itself."""
     operator = load_operator(family.operator)
     space = operator.space(family.format)
-    shapes = (dict(shape_of(family, point, operator.dimensions)) for point in points)
+    wanted = own or [space.default_for(dict(shape_of(family, point, operator.dimensions))) for point in points]
     known = {variant: at for at, variant in enumerate(candidates.variants)}
-    return tuple(known.get(space.default_for(shape), 0) for shape in shapes)
+    return tuple(known.get(variant, 0) for variant in wanted)
 
 
 def _ask(part: _Part, measuring: Bench, tell: Tell) -> Ask:

@@ -39,9 +39,7 @@ class Promise:
         return cls(evaluator, candidate, fit, pairs)
 
     def records(self, workload: Workload, adjust: Adjust | None = None) -> Records:
-        e = self.evaluator
-        own = SimulatingEvaluator(workload, e.cost_model, e.hardware, e.objective)
-        return own.replay(self.candidate, self.fit, 1.0, adjust).records
+        return self.evaluator.of(workload).replay(self.candidate, self.fit, 1.0, adjust).records
 
     def figures(self, workload: Workload) -> dict[str, float | None]:
         return figures(self.records(workload), self.pairs)
