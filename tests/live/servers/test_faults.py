@@ -31,6 +31,12 @@ def _wait_for(condition, what: str) -> None:
     raise AssertionError(f"never happened: {what}")
 
 
+def _stopped(pid: int) -> bool:
+    """Whether none of its threads runs any more: until then one may still answer."""
+    states = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state == "T" for state in states)
+
+
 def _exists(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
@@ -145,6 +151,7 @@ def test_a_server_that_stops_answering_is_hung_and_still_ends(engine, prepare):
     with server:
         pids = server.pids()
         os.kill(pids[0], signal.SIGSTOP)
+        _wait_for(lambda: _stopped(pids[0]), "every thread stopped")
         with pytest.raises(ServerError, match=r"llama.cpp hung: no answer within 1 s") as failed:
             server.check()
         assert failed.value.failure == "hung"
