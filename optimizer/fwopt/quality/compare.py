@@ -68,8 +68,9 @@ def compare(
     last = model.layers
     before = np.concatenate([np.arange(s, s + n - 1) for s, n in zip(windows.starts, windows.lengths, strict=True)])
     hidden = {name: states.read(name, last) for name in (reference, *arms)}
-    rows: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in arms}
-    surprises: list[Tensor] = []
+    # written into arrays at once: small tensors that live on between large ones keep the allocator from reusing these
+    rows = {name: np.empty((4, len(before))) for name in arms}
+    surprises = np.empty(len(before))
     chunk = max(1, CHUNK_LOGITS // model.config.vocab_size)
     for at in range(0, len(before), chunk):
         tell("distributions", at, len(before))
@@ -77,14 +78,13 @@ def compare(
         targets = torch.from_numpy(windows.tokens[before[at : at + chunk] + 1])
         truth = torch.log_softmax(model.logits(hidden[reference][here]), dim=-1)
         likeliest = truth.topk(TOP).indices
-        surprises.append(-truth.gather(1, targets[:, None])[:, 0])
+        span = slice(at, at + len(here))
+        surprises[span] = -truth.gather(1, targets[:, None])[:, 0].double().numpy()
         for name in arms:
             other = torch.log_softmax(heads.get(name, model).logits(hidden[name][here]), dim=-1)
-            rows[name].append(_row(truth, likeliest, other, targets))
-    found = {
-        name: PerToken(*(_numpy(list(column)) for column in zip(*parts, strict=True))) for name, parts in rows.items()
-    }
-    return found, _numpy(surprises)
+            for column, value in zip(rows[name], _row(truth, likeliest, other, targets), strict=True):
+                column[span] = value.double().numpy()
+    return {name: PerToken(*columns) for name, columns in rows.items()}, surprises
 
 
 def _row(truth: Tensor, likeliest: Tensor, other: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
@@ -106,7 +106,3 @@ def divergence(truth: Tensor, other: Tensor) -> Tensor:
     if bool(far.any()):
         terms[far] = other[far].exp() - p[far] - p[far] * d[far]
     return terms.sum(dim=-1, dtype=torch.float64)
-
-
-def _numpy(parts: list[Tensor]) -> Floats:
-    return torch.cat(parts).double().numpy()
