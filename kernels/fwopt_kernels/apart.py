@@ -171,6 +171,16 @@ def _answered(busy: dict[int, tuple[Child[Q, A], Q]]) -> list[int]:
     return [at for at, (child, _) in busy.items() if child.connection in ready or child.left_s == 0.0]
 
 
+def ask_once(
+    function: Callable[[Q], A], question: Q, *, timeout_s: float, elsewhere: Elsewhere | None = None
+) -> A | Fault:
+    """Of a child that lives for this one question."""
+    child: Child[Q, A] = Child(function, timeout_s=timeout_s, elsewhere=elsewhere)
+    found = child.ask(question)
+    child.close()
+    return found
+
+
 def one_line(error: BaseException) -> str:
     """The first cause: Triton wraps it once for each call that leads to it, and shows source lines before it."""
     while error.__cause__ is not None:

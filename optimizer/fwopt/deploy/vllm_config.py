@@ -11,7 +11,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fwopt.deploy.vllm_flags import ALIASES, CHANGES_SPEED, KV_DTYPES, NEEDS_MODEL, STORED_ONLY, parse_weights
+from fwopt.deploy.vllm_flags import (
+    ALIASES,
+    CHANGES_SPEED,
+    KV_DTYPES,
+    MODELLED,
+    NEEDS_MODEL,
+    OTHER,
+    STORED_ONLY,
+    parse_weights,
+)
 from fwopt.deploy.vllm_source import SWITCHES, Settings, load
 from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Quantization
@@ -19,24 +28,6 @@ from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.speculation import read_vllm
 from fwopt.targets.quantization import native_quantization
-
-MODELLED = {
-    "max-num-seqs": ("batching", "max_num_seqs"),
-    "max-num-batched-tokens": ("batching", "max_num_batched_tokens"),
-    "block-size": ("batching", "block_size"),
-    "gpu-memory-utilization": ("batching", "gpu_memory_utilization"),
-    "max-model-len": ("batching", "max_model_len"),
-    "enable-prefix-caching": ("batching", "prefix_caching"),
-    "enable-chunked-prefill": ("batching", "chunked_prefill"),
-    "tensor-parallel-size": ("parallelism", "tp"),
-    "pipeline-parallel-size": ("parallelism", "pp"),
-    "data-parallel-size": ("parallelism", "dp"),
-    "enable-expert-parallel": ("parallelism", "ep"),
-}
-"""vLLM key -> part and field of `Candidate`."""
-
-OTHER = frozenset(("model", "model-tag", "dtype", "quantization", "kv-cache-dtype", "performance-mode"))
-"""Keys that are read too, each by a rule of its own."""
 
 _HUMAN = re.compile(r"^(\d+(?:\.\d+)?)([kmgtKMGT])$")
 _POWER = {letter: power for power, letter in enumerate("kmgt", start=1)}

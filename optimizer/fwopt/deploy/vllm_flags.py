@@ -82,6 +82,24 @@ def engine_quantization(quantization: Quantization, model: ModelSpec, converted:
     )
 
 
+MODELLED = {
+    "max-num-seqs": ("batching", "max_num_seqs"),
+    "max-num-batched-tokens": ("batching", "max_num_batched_tokens"),
+    "block-size": ("batching", "block_size"),
+    "gpu-memory-utilization": ("batching", "gpu_memory_utilization"),
+    "max-model-len": ("batching", "max_model_len"),
+    "enable-prefix-caching": ("batching", "prefix_caching"),
+    "enable-chunked-prefill": ("batching", "chunked_prefill"),
+    "tensor-parallel-size": ("parallelism", "tp"),
+    "pipeline-parallel-size": ("parallelism", "pp"),
+    "data-parallel-size": ("parallelism", "dp"),
+    "enable-expert-parallel": ("parallelism", "ep"),
+}
+"""vLLM key -> part and field of `Candidate`."""
+
+OTHER = frozenset(("model", "model-tag", "dtype", "quantization", "kv-cache-dtype", "performance-mode"))
+"""Keys that are read too, each by a rule of its own."""
+
 CHANGES_SPEED = frozenset(
     """
     async-scheduling attention-backend compilation-config cpu-offload-gb cudagraph-capture-sizes enable-dbo

@@ -32,6 +32,25 @@ class Costs(Protocol):
         ...
 
 
+class CostsOver:
+    """Others' step times with something on top: a base that says whose they are."""
+
+    __slots__ = ()
+    plain: Costs
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.plain.model
+
+    @property
+    def device(self) -> DeviceSpec:
+        return self.plain.device
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.plain.engine
+
+
 def costs_of(model: ModelSpec, device: DeviceSpec, engine: EngineSpec, profile: Profile) -> CostModel | StepProfile:
     """The engine's own step times where the profile has them of this model; operators otherwise."""
     if measured_keys(profile, model):

@@ -8,14 +8,13 @@ from pathlib import Path
 from pydantic import PositiveFloat
 
 from fwopt.errors import InputError
-from fwopt.perf.costs import Costs
+from fwopt.perf.costs import Costs, CostsOver
 from fwopt.perf.grid import StepGrid
 from fwopt.perf.speculating import SpeculatingCosts
 from fwopt.spec.base import SCHEMA_VERSION, Frozen
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
-from fwopt.spec.hardware import DeviceSpec, HardwareSpec
-from fwopt.spec.model import ModelSpec
+from fwopt.spec.hardware import HardwareSpec
 
 
 class MachineCalibration(Frozen):
@@ -56,31 +55,19 @@ class MachineCalibration(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class CalibratedCosts:
+class CalibratedCosts(CostsOver):
     """Step times of a profile, with what this machine taught."""
 
-    inner: Costs
+    plain: Costs
     machine: MachineCalibration
 
-    @property
-    def model(self) -> ModelSpec:
-        return self.inner.model
-
-    @property
-    def device(self) -> DeviceSpec:
-        return self.inner.device
-
-    @property
-    def engine(self) -> EngineSpec:
-        return self.inner.engine
-
     def grid(self, candidate: Candidate) -> StepGrid:
-        return self.machine.apply(self.inner.grid(candidate))
+        return self.machine.apply(self.plain.grid(candidate))
 
 
 def uncalibrated(costs: Costs) -> Costs:
     """The profile's own step times, of the model alone."""
-    costs = costs.inner if isinstance(costs, CalibratedCosts) else costs
+    costs = costs.plain if isinstance(costs, CalibratedCosts) else costs
     return costs.plain if isinstance(costs, SpeculatingCosts) else costs
 
 

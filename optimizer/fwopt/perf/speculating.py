@@ -18,12 +18,9 @@ from typing import Any
 import numpy as np
 
 from fwopt.errors import UnmeasuredError
-from fwopt.perf.costs import Costs
+from fwopt.perf.costs import Costs, CostsOver
 from fwopt.perf.grid import Floats, StepGrid
 from fwopt.spec.candidate import Bf16, Candidate
-from fwopt.spec.engine import EngineSpec
-from fwopt.spec.hardware import DeviceSpec
-from fwopt.spec.model import ModelSpec
 from fwopt.spec.provenance import BOUND, CODES
 
 LOOKUP_TOKEN_S = 1.0e-9
@@ -32,24 +29,12 @@ LOOKUP_TOKEN_S = 1.0e-9
 
 
 @dataclass(frozen=True, slots=True)
-class SpeculatingCosts:
+class SpeculatingCosts(CostsOver):
     """Step times with and without a drafter."""
 
     plain: Costs
     drafts: Mapping[str, Costs]
     """Of draft models, by the name that candidates have for them."""
-
-    @property
-    def model(self) -> ModelSpec:
-        return self.plain.model
-
-    @property
-    def device(self) -> DeviceSpec:
-        return self.plain.device
-
-    @property
-    def engine(self) -> EngineSpec:
-        return self.plain.engine
 
     def grid(self, candidate: Candidate) -> StepGrid:
         drafter = candidate.speculation

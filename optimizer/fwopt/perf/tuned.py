@@ -7,34 +7,20 @@ from dataclasses import dataclass, field
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf.cost import CostModel
+from fwopt.perf.costs import CostsOver
 from fwopt.perf.grid import StepGrid
 from fwopt.perf.kernel_times import KernelTimes, Which
 from fwopt.spec.candidate import Candidate
-from fwopt.spec.engine import EngineSpec
-from fwopt.spec.hardware import DeviceSpec
-from fwopt.spec.model import ModelSpec
 
 
 @dataclass(slots=True)
-class TunedCosts:
+class TunedCosts(CostsOver):
     """A cost model for each set of kernels that candidates name. Safe to call from several threads."""
 
     plain: CostModel
     times: KernelTimes
     _models: dict[tuple[Which, int | None, int], CostModel] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def model(self) -> ModelSpec:
-        return self.plain.model
-
-    @property
-    def device(self) -> DeviceSpec:
-        return self.plain.device
-
-    @property
-    def engine(self) -> EngineSpec:
-        return self.plain.engine
 
     def grid(self, candidate: Candidate) -> StepGrid:
         """Without tuned kernels a GPU runs each kernel's default, which was timed as well; a processor runs torch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from fwopt.quality.shards import weights_digest
 from fwopt.quality.stored import stored_scheme
 from fwopt.spec.base import SCHEMA_VERSION, content_hash
 from fwopt.spec.quality import ArmFigures, LeftOut, QualityResults, QualitySettings
+from fwopt.targets.models import config_digest
 
 if TYPE_CHECKING:
     import torch
@@ -181,7 +181,7 @@ def _results(
         fwopt_version=__version__,
         key=study.key,
         model=request.model,
-        config_digest=hashlib.sha256(config).hexdigest()[:16],
+        config_digest=config_digest(config),
         weights_digest=study.weights,
         text=tuple(path.name for path in (*request.files, *request.traces)),
         text_digest=study.text,

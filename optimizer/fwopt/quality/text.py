@@ -32,12 +32,16 @@ def digest(files: Sequence[Path], traces: Sequence[Path]) -> str:
     return seen.hexdigest()
 
 
+def tokenizer_file(folder: Path) -> Path:
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder}: has no tokenizer.json; download the model's tokenizer files")
+    return folder / "tokenizer.json"
+
+
 def tokens_digest(folder: Path, *, chats: bool) -> str:
     """Of the files that make tokens of a text: the tokenizer, and where chats are rendered, their template and special
     tokens."""
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{folder}: has no tokenizer.json; download the model's tokenizer files")
-    seen = hashlib.sha256((folder / "tokenizer.json").read_bytes())
+    seen = hashlib.sha256(tokenizer_file(folder).read_bytes())
     for file in [folder / "tokenizer_config.json", folder / "chat_template.jinja"] if chats else ():
         seen.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b"-")
     return seen.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwopt.errors import InputError, RunFolderError
+from fwopt.targets.models import config_digest
 
 MOST_FREQUENT, APART = 6, 8
 """Sizes to time where steps have too many: the most frequent, and further ones evenly apart in factors."""
@@ -62,7 +62,7 @@ def steps_of_run(run: Path, source: Path) -> Steps:
     plan, folder = read_plan(run), run if run.is_dir() else run.parent
     if plan.chosen is None:
         raise InputError(f"{run}: this run chose nothing, so it has no steps to weigh by; give --step TOKENS:SHARE,…")
-    digest = hashlib.sha256((source / "config.json").read_bytes()).hexdigest()[:16]
+    digest = config_digest((source / "config.json").read_bytes())
     if plan.model.config_digest != digest:
         raise InputError(
             f"{run}: is of {plan.model.name} (config {plan.model.config_digest}), the model to write has config "

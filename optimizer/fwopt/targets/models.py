@@ -86,9 +86,14 @@ def read_model(file: Path, *, name: str, source: str) -> ModelSpec:
         tied_embeddings=shape.tied_embeddings,
         checkpoint_quantization=stored,
         checkpoint_group_size=group_size,
-        config_digest=hashlib.sha256(content).hexdigest()[:16],
+        config_digest=config_digest(content),
         source="; ".join([source, *remarks]),
     )
+
+
+def config_digest(content: bytes) -> str:
+    """What tells models apart by their config.json."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _local(text: str) -> Path | None:

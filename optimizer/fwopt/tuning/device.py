@@ -28,12 +28,10 @@ Tell = Callable[[str, int, int], None]
 
 def describe(device: str, elsewhere: Elsewhere | None = None) -> Host:
     """The device that times will hold for, as that Python sees it; one line where there is none."""
-    from fwopt_kernels.apart import Child, Fault
+    from fwopt_kernels.apart import Fault, ask_once
     from fwopt_kernels.host import describe as there
 
-    child: Child[str, Host] = Child(there, timeout_s=120, elsewhere=elsewhere)
-    found = child.ask(device)
-    child.close()
+    found = ask_once(there, device, timeout_s=120, elsewhere=elsewhere)
     if isinstance(found, Fault):
         advice = "; --device cpu times the torch fallbacks" if device == "cuda" else ""
         raise InputError(f"--device {device}: {found.reason}{advice}")

@@ -70,11 +70,9 @@ def vllm_python(**environment: str) -> Elsewhere | None:
 
 def vllm_version(there: Elsewhere) -> str:
     """Of the vLLM in that Python."""
-    from fwopt_kernels.apart import Child, Fault
+    from fwopt_kernels.apart import Fault, ask_once
 
-    child: Child[str, str] = Child(importlib.metadata.version, timeout_s=60, elsewhere=there)
-    found = child.ask("vllm")
-    child.close()
+    found = ask_once(importlib.metadata.version, "vllm", timeout_s=60, elsewhere=there)
     if isinstance(found, Fault):
         raise InputError(f"{there.python}: vLLM is not installed in this Python ({found.reason}); set {VLLM_PYTHON}")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from fwopt.deploy.kernel_configs import Config, with_edges
 from fwopt.errors import InputError
 from fwopt.tuning.operators import VLLM_PYTHON, vllm_python
-from fwopt.tuning.vllm_lookup import Layer, Picks, Question, look_up
+from fwopt.tuning.vllm_lookup import Layer, Question, look_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,13 @@ def written(file: str, configs: Mapping[int, Config], layer: Layer) -> Written:
 
 def prove(folder: Path, device_name: str, files: Sequence[Written]) -> str:
     """One line that says what was asked and what vLLM answered; InputError where vLLM takes anything else."""
-    from fwopt_kernels.apart import Child, Fault
+    from fwopt_kernels.apart import Fault, ask_once
 
     there = vllm_python(VLLM_TUNED_CONFIG_FOLDER=str(folder.resolve()), VLLM_LOGGING_LEVEL="ERROR")
     if there is None:
         return f"not asked whether vLLM takes the files: it is not installed here; set {VLLM_PYTHON} to its Python"
-    child: Child[Question, Picks] = Child(look_up, timeout_s=300, elsewhere=there)
-    picks = child.ask(Question(device_name, tuple(one.layer for one in files)))
-    child.close()
+    question = Question(device_name, tuple(one.layer for one in files))
+    picks = ask_once(look_up, question, timeout_s=300, elsewhere=there)
     if isinstance(picks, Fault):
         raise InputError(f"{there.python}: vLLM could not be asked which files it takes: {picks.reason}")
     for one, pick in zip(files, picks.layers, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fwopt.errors import InputError
 from fwopt.tuning.family import Family
-from fwopt.tuning.vllm_lookup import Layer, Picks, Question, look_up
+from fwopt.tuning.vllm_lookup import Layer, Question, look_up
 
 if TYPE_CHECKING:
     from fwopt_kernels.contract import Variant
@@ -29,12 +29,11 @@ def own_choices(
     family: Family, points: Sequence[tuple[int, ...]], device_name: str, elsewhere: Elsewhere
 ) -> list[Variant]:
     """At each point, from the file that vLLM ships for the device, or by its rule where it ships none."""
-    from fwopt_kernels.apart import Child, Fault
+    from fwopt_kernels.apart import Fault, ask_once
     from fwopt_kernels.contract import variant
 
-    child: Child[Question, Picks] = Child(look_up, timeout_s=300, elsewhere=elsewhere)
-    picks = child.ask(Question(device_name, (layer_of(family, tuple(tokens for (tokens,) in points)),)))
-    child.close()
+    question = Question(device_name, (layer_of(family, tuple(tokens for (tokens,) in points)),))
+    picks = ask_once(look_up, question, timeout_s=300, elsewhere=elsewhere)
     if isinstance(picks, Fault):
         raise InputError(f"{elsewhere.python}: vLLM could not be asked for its configuration: {picks.reason}")
     chosen = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from fwopt.spec.speculation import (
     read_speculation,
 )
 from fwopt.targets.cpu import processor_name
+from fwopt.targets.models import config_digest
 
 Tell = Callable[[str, int, int], None]
 METHOD = 2
@@ -85,7 +85,7 @@ def run(request: Request, tell: Tell) -> tuple[SpeculationResults, Path]:
         fwopt_version=__version__,
         key=key,
         model=request.model,
-        config_digest=hashlib.sha256((request.folder / "config.json").read_bytes()).hexdigest()[:16],
+        config_digest=config_digest((request.folder / "config.json").read_bytes()),
         weights_digest=weights,
         text=tuple(path.name for path in (*request.files, *request.traces)),
         text_digest=text_digest[:16],
@@ -146,11 +146,8 @@ def _same_vocabulary(target: Path, draft: Path, memory: Path) -> str:
     """The draft's weights; a draft of other tokens is refused, as vLLM does."""
     from tokenizers import Tokenizer
 
-    files = [place / "tokenizer.json" for place in (target, draft)]
-    missing = next((file.parent for file in files if not file.is_file()), None)
-    if missing is not None:
-        raise InputError(f"{missing}: has no tokenizer.json; download the model's tokenizer files")
-    if Tokenizer.from_file(str(files[0])).get_vocab() != Tokenizer.from_file(str(files[1])).get_vocab():
+    own, drafts = (str(text.tokenizer_file(place)) for place in (target, draft))
+    if Tokenizer.from_file(own).get_vocab() != Tokenizer.from_file(drafts).get_vocab():
         raise InputError(
             f"{draft}: a draft model must have the target's own tokens, and its tokenizer.json has others than {target}"
         )
