@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from fwopt.sim import simulate
 from fwopt.sim.reserve import Reservation
 from fwopt.sim.state import PREFILL_FIRST
 from fwopt.spec.candidate import Batching, Candidate, Parallelism
+from fwopt.spec.speculation import ModelDrafter, NgramDrafter, StepsTaken
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -136,3 +139,36 @@ def test_replicas_are_independent_copies(make_workload, make_grid):
         alone = make_workload(arrival[k::2], prompt[k::2], output[k::2])
         one = simulate(alone, grid, 100, Candidate(batching=batching), 1 << 20).records
         np.testing.assert_allclose(both.finish_s[k::2], one.finish_s, rtol=1e-12)
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> StepsTaken:
+    one = st.lists(
+        st.integers(0, 3).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, p))), min_size=1, max_size=20
+    )
+    found = draw(st.lists(one, min_size=1, max_size=5))
+    steps = [step for reply in found for step in reply]
+    return StepsTaken(
+        lengths=tuple(map(len, found)), proposed=tuple(p for p, _ in steps), accepted=tuple(a for _, a in steps)
+    )
+
+
+@SETTINGS
+@given(
+    load=traffic(shared=False),
+    limit=limits(),
+    guesses=replies(),
+    drafter=st.sampled_from([NgramDrafter(tokens=3), ModelDrafter(model="small", tokens=3)]),
+    ahead=st.booleans(),
+)
+def test_same_history_where_a_drafter_guesses(
+    load, limit, guesses, drafter, ahead, make_workload, make_grid, reference
+):
+    batching, blocks = limit
+    grid = make_grid(lookahead=ahead)
+    grid = replace(grid, lookup_token_s=1e-7, drafter_s=np.linspace(1e-3, 5e-3, len(grid.sample_batch)))
+    workload = make_workload(**load)
+    candidate = Candidate(batching=batching, speculation=drafter)
+    result = simulate(workload, grid, blocks, candidate, 1 << 20, guesses=guesses)
+    more = 3 if drafter.kind == "draft" else 0
+    _compare(result, reference(workload, grid, blocks, batching, prefix=False, guesses=guesses, ahead=more))

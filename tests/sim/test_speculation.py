@@ -1,76 +1,17 @@
-"""Speculation in the simulator: against the plain implementation, and laws that need no other one."""
+"""Laws of speculation in the simulator; against the plain implementation it is held in `test_against_reference.py`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from fwopt.errors import InputError
-from fwopt.metrics.records import FINISHED
 from fwopt.sim import simulate
 from fwopt.sim.state import PREFILL_FIRST
 from fwopt.spec.candidate import Batching, Candidate, Parallelism
-from fwopt.spec.speculation import ModelDrafter, NgramDrafter, StepsTaken
+from fwopt.spec.speculation import NgramDrafter, StepsTaken
 
-SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
 NGRAM = NgramDrafter(tokens=3, lookup_min=2, lookup_max=4)
-DRAFT = ModelDrafter(model="small", tokens=3)
-
-
-@st.composite
-def replies(draw: st.DrawFn) -> StepsTaken:
-    one = st.lists(
-        st.integers(0, 3).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, p))), min_size=1, max_size=20
-    )
-    found = draw(st.lists(one, min_size=1, max_size=5))
-    steps = [step for reply in found for step in reply]
-    return StepsTaken(
-        lengths=tuple(map(len, found)), proposed=tuple(p for p, _ in steps), accepted=tuple(a for _, a in steps)
-    )
-
-
-@st.composite
-def traffic(draw: st.DrawFn) -> dict:
-    n = draw(st.integers(1, 25))
-    gaps = draw(st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.3, 5.0]), min_size=n, max_size=n))
-    prompt = draw(st.lists(st.integers(1, 600), min_size=n, max_size=n))
-    output = draw(st.lists(st.integers(1, 120), min_size=n, max_size=n))
-    return {"arrival": np.cumsum(gaps), "prompt": prompt, "output": output}
-
-
-@SETTINGS
-@given(
-    load=traffic(),
-    guesses=replies(),
-    seqs=st.sampled_from([1, 2, 7, 64]),
-    tokens=st.sampled_from([64, 100, 512, 8192]),
-    blocks=st.sampled_from([46, 60, 100, 4000]),
-    drafter=st.sampled_from([NGRAM, DRAFT]),
-    ahead=st.booleans(),
-)
-def test_same_history_as_step_by_step(
-    load, guesses, seqs, tokens, blocks, drafter, ahead, make_workload, make_grid, reference
-):
-    batching = Batching(max_num_seqs=min(seqs, tokens), max_num_batched_tokens=tokens, block_size=16)
-    grid = make_grid(lookahead=ahead)
-    grid = replace(grid, lookup_token_s=1e-7, drafter_s=np.linspace(1e-3, 5e-3, len(grid.sample_batch)))
-    workload = make_workload(**load)
-    candidate = Candidate(batching=batching, speculation=drafter)
-    result = simulate(workload, grid, blocks, candidate, 1 << 20, guesses=guesses)
-    lookahead = 3 if drafter is DRAFT else 0
-    expected = reference(workload, grid, blocks, batching, prefix=False, guesses=guesses, ahead=lookahead)
-    records = result.records
-    assert (records.status == FINISHED).all()
-    np.testing.assert_allclose(records.scheduled_s, [r.scheduled for r in expected], rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(records.first_token_s, [r.first for r in expected], rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(records.finish_s, [r.finish for r in expected], rtol=1e-9, atol=1e-9)
-    assert records.preemptions.tolist() == [r.preempted for r in expected]
 
 
 def always(proposed: int, accepted: int) -> StepsTaken:
