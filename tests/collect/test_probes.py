@@ -39,9 +39,9 @@ def decoding(law, n, prompt, tokens=48, merged=1):
     return [Stream(0.0, chunks[::merged], len(chunks)) for chunks in streams]
 
 
-def beside(law, n, prompt, budget=2048, plain=30):
+def beside(law, n, prompt, budget=2048, plain=30, after=8):
     """n sequences decode; a prompt comes in between, in chunks if it must; then they go on."""
-    clock, times, context = 1.0, [1.0], 8.0
+    clock, times, context = 1.0, [1.0], float(after)
     for _ in range(plain):
         context += 1
         clock += law.decode(n, context)
@@ -80,7 +80,8 @@ def test_sequences_that_never_decode_together_say_nothing(law_of):
 def test_a_prompt_beside_others_costs_what_it_added_to_their_steps(law_of, n, prompt):
     law = law_of()
     streams, asked = beside(law, n, prompt)
-    (found,) = mixed_samples(Probe("mixed", n, prompt), streams, asked, 1.0, LIMITS)
+    (found,) = mixed_samples(Probe("mixed", n, prompt, beside=8), streams, asked, 1.0, LIMITS)
+    assert found.context == pytest.approx(40, abs=2)
     assert found.seconds == pytest.approx(law.mixed(n, 40, 0, prompt), rel=0.03)
     assert (found.batch, found.past, found.tokens) == (n, 0, prompt)
 
@@ -95,11 +96,13 @@ def test_a_prompt_beyond_the_budget_gives_a_row_a_chunk(law_of):
 
 @given(
     st.floats(1e-3, 2e-2), st.floats(5e-5, 1e-3), st.floats(1e-4, 3e-3), st.floats(1e-7, 5e-6), st.floats(0, 1e-7),
-    st.floats(0, 5e-3),
+    st.floats(0, 5e-3), st.just(0.0) | st.floats(1e-8, 3e-7),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
-def test_the_planned_questions_suffice_to_learn_a_law(law_of, fixed, token, sequence, cached, quadratic, chunk):
-    law = law_of(fixed, token, sequence, cached, quadratic, chunk, prompt_token_s=0)
+def test_the_planned_questions_suffice_to_learn_a_law(
+    law_of, fixed, token, sequence, cached, quadratic, chunk, crossing
+):
+    law = law_of(fixed, token, sequence, cached, quadratic, chunk, prompt_token_s=0, crossing_s=crossing)
     samples: list[Sample] = []
     for probe in plan(LIMITS):
         if probe.kind == "prefill":
@@ -107,20 +110,24 @@ def test_the_planned_questions_suffice_to_learn_a_law(law_of, fixed, token, sequ
         elif probe.kind == "decode":
             samples += decode_samples(probe, decoding(law, probe.batch, probe.tokens))
         else:
-            samples += mixed_samples(probe, *beside(law, probe.batch, probe.tokens), 1.0, LIMITS)
+            seen = beside(law, probe.batch, probe.tokens, after=probe.beside)
+            samples += mixed_samples(probe, *seen, 1.0, LIMITS)
     rows = rows_of(samples, {"model": "toy"})
     assert all(row["samples"] >= 2 and row["model"] == "toy" for row in rows), "both turns fall on the same points"
     found = fit(step_rows(rows), "toy")
     for n, context in ((1, 100.0), (6, 700.0), (32, 200.0)):
         assert found.decode.time(n, context) == pytest.approx(law.decode(n, context), rel=0.03)
+    crossed = float(found.beside(np.asarray([128.0]))[0]) * 15 * 300
+    assert crossed == pytest.approx(crossing * 128 * 15 * 300, rel=0.1, abs=0.02 * law.mixed(15, 300, 0, 128))
     assert found.chunk_s == pytest.approx(law.chunk_s, abs=0.02 * law.mixed(4, 40, 0, 256) + 2e-4)
 
 
 def test_questions_fit_the_engine_and_come_again_in_a_later_turn():
     probes = plan(Limits(6, 512, 700))
-    assert {p.batch for p in probes if p.kind == "decode"} == {1, 2, 4, 6}
+    assert {p.batch for p in probes if p.kind == "decode"} == {1, 2, 3, 4, 6}
+    assert {(p.batch, p.beside) for p in probes if p.kind == "mixed"} == {(n, c) for n in (1, 4, 5) for c in (8, 256)}
     assert max(p.tokens for p in probes) == 700 - 48
-    assert len({(p.kind, p.batch, p.tokens) for p in probes}) * 2 == len(probes)
+    assert len({(p.kind, p.batch, p.tokens, p.beside) for p in probes}) * 2 == len(probes)
     quick = plan(LIMITS, quick=True)
     assert len(quick) * 3 < len(plan(LIMITS))
     assert {1, 32} <= {p.batch for p in quick if p.kind == "decode"}

@@ -22,6 +22,8 @@ class Law:
     chunk_s: float = 2e-3
     request_s: float = 8e-3
     prompt_token_s: float = 1e-6
+    crossing_s: float = 0.0
+    """per prompt token and token of context beside it"""
 
     def decode(self, n: float, context: float) -> float:
         return self.fixed_s + self.token_s * n + self.sequence_s * n + self.cached_s * n * context
@@ -30,6 +32,7 @@ class Law:
         """The step that completes a prompt of `past + tokens` beside n sequences."""
         inside = self.quadratic_s * ((past + tokens) ** 2 - past**2)
         sampled = self.sequence_s * (n + 1) + self.cached_s * n * context
+        inside += self.crossing_s * tokens * n * context
         return self.fixed_s + self.token_s * (n + tokens) + inside + sampled + self.chunk_s
 
     def first(self, tokens: float) -> float:
@@ -41,7 +44,8 @@ class Law:
         """As a noiseless probe sees it."""
         found = [("decode", n, float(c), 0, n, self.decode(n, c)) for n in batches for c in contexts]
         found += [("prefill", 0, 0.0, 0, m, self.first(m)) for m in lengths]
-        found += [("mixed", n, 200.0, 0, m, self.mixed(n, 200, 0, m)) for n in batches[::2] for m in lengths[2:]]
+        beside = [(n, c) for n in batches[::2] for c in (20.0, 400.0)]
+        found += [("mixed", n, c, 0, m, self.mixed(n, c, 0, m)) for n, c in beside for m in lengths[2:]]
         phase, batch, context, past, tokens, seconds = zip(*found, strict=True)
         return StepRows(
             np.asarray(phase), np.asarray(batch), np.asarray(context), np.asarray(past), np.asarray(tokens),

@@ -27,6 +27,7 @@ def step_s(grid, decoding=0, context=0.0, past=0, tokens=0):
     if decoding:
         rows = [np.interp(context, grid.decode_context, row) for row in grid.decode_s]
         total += np.interp(decoding, grid.decode_batch, rows)
+        total += np.interp(tokens, [0.0, *grid.tokens], [0.0, *grid.beside_s]) * decoding * context
     if tokens:
         ends = np.interp([past, past + tokens], grid.prefill_length, grid.prefill_s)
         total += ends[1] - ends[0] + grid.prefill_step_s
@@ -43,6 +44,7 @@ LAWS = st.builds(
     chunk_s=st.floats(0, 5e-3),
     request_s=st.floats(1e-3, 3e-2),
     prompt_token_s=st.floats(0, 5e-6),
+    crossing_s=st.just(0.0) | st.floats(1e-9, 1e-6),
 )
 
 

@@ -355,6 +355,9 @@ def step_time(grid: StepGrid, decodes: list, chunks: list, attending: list) -> f
         mean = sum(r.computed + 1 for r in attending) / len(attending)
         column = [np.interp(n, grid.decode_batch, grid.decode_s[:, j]) for j in range(len(grid.decode_context))]
         gpu += np.interp(mean, grid.decode_context, column)
+        if grid.beside_s is not None:
+            prompts = sum(c for _, _, c in chunks)
+            gpu += np.interp(prompts, [0.0, *grid.tokens], [0.0, *grid.beside_s]) * n * mean
     done = sum(r.prompt + r.generated == past + c for r, past, c in chunks)
     for _, past, count in chunks:
         cost = np.interp(past + count, grid.prefill_length, grid.prefill_s)

@@ -65,12 +65,14 @@ def _compare(result, expected) -> None:
     host=st.sampled_from([0.0, 1e-3, 2e-3]),
     front=st.sampled_from([0.0, 2e-4, 3e-2]),
     chunk=st.sampled_from([0.0, 1e-5, 3e-3]),
+    pool=st.booleans(),
 )
 def test_same_history_without_prefixes(
-    load, limit, captured, ahead, host, front, chunk, make_workload, make_grid, reference
+    load, limit, captured, ahead, host, front, chunk, pool, make_workload, make_grid, reference
 ):
     batching, blocks = limit
     grid = make_grid(captured=captured, host=host, lookahead=ahead, front=front, chunk=chunk)
+    grid = replace(grid, beside_s=1e-8 * grid.tokens if pool else None)
     workload = make_workload(**load)
     result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
     _compare(result, reference(workload, grid, blocks, batching, prefix=False))

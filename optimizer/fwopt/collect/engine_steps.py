@@ -87,7 +87,9 @@ class Asking:
             stream = await self._one(asker, probe.tokens, 1)
             return [Sample("prefill", 0, 0.0, 0, probe.tokens, stream.first_s - stream.sent_s)]
         if probe.kind == "decode":
-            output = self._room(probe, DECODE_TOKENS + probe.batch * probe.tokens // self.limits.max_num_batched_tokens)
+            output = self._room(
+                probe.tokens, DECODE_TOKENS + probe.batch * probe.tokens // self.limits.max_num_batched_tokens
+            )
             streams = await asyncio.gather(*(self._one(asker, probe.tokens, output) for _ in range(probe.batch)))
             return decode_samples(probe, list(streams))
         return await self._beside(asker, probe)
@@ -96,8 +98,9 @@ class Asking:
         """Let `batch` sequences decode, then send a prompt."""
         marks = [Mark(BESIDE_TOKENS) for _ in range(probe.batch)]
         chunks = len(chunk_tokens(probe.tokens, self.limits.max_num_batched_tokens - probe.batch))
-        output = min(2 * BESIDE_TOKENS + 3 * SETTLE_STEPS + chunks, self.limits.max_model_len - 16)
-        others = [asyncio.create_task(self._one(asker, 8, output, mark)) for mark in marks]
+        joining = probe.batch * probe.beside // self.limits.max_num_batched_tokens  # the first decode meanwhile
+        output = self._room(probe.beside, 2 * BESIDE_TOKENS + 3 * SETTLE_STEPS + chunks + joining)
+        others = [asyncio.create_task(self._one(asker, probe.beside, output, mark)) for mark in marks]
         try:
             await asyncio.gather(*(mark.reached.wait() for mark in marks))
             prompt = await self._one(asker, probe.tokens, 1)
@@ -108,8 +111,8 @@ class Asking:
             await asyncio.gather(*others, return_exceptions=True)
         return mixed_samples(probe, streams, prompt, max(s.first_s for s in streams), self.limits)
 
-    def _room(self, probe: Probe, output: int) -> int:
-        return min(output, self.limits.max_model_len - probe.tokens)
+    def _room(self, prompt: int, output: int) -> int:
+        return min(output, self.limits.max_model_len - prompt)
 
     async def _one(self, asker: Asker, prompt: int, output: int, mark: Mark | None = None) -> Stream:
         return await asker.complete(self.prompter.ids(prompt), output, mark)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ SETTLE_STEPS = 6
 DECODE_TOKENS = 48
 BESIDE_TOKENS = 12
 """Plain decode steps before a prompt is sent, to compare with."""
+BESIDE_ROOM = 96
+"""Room that those beside a prompt have for their own tokens."""
 PLAIN_STEPS, LEAST_PLAIN = 10, 3
 """Plain steps taken from either side of a prompt, so that contexts grow evenly around it; fewer say nothing."""
 
@@ -44,16 +46,19 @@ class Probe:
     turn: int = 0
     """Every question is put again in a later turn: a machine drifts over minutes, and repeats at once would not show
     it."""
+    beside: int = 0
+    """mixed: prompt tokens of each of those that decode."""
 
     @property
     def name(self) -> str:
         what = {"decode": f"{self.batch} decoding after {self.tokens}", "prefill": f"a prompt of {self.tokens}"}
-        return what.get(self.kind, f"a prompt of {self.tokens} beside {self.batch}")
+        return what.get(self.kind, f"a prompt of {self.tokens} beside {self.batch} after {self.beside}")
 
     @property
     def question(self) -> str:
         """As the journal knows it."""
-        return f"{self.kind} batch={self.batch} tokens={self.tokens} turn={self.turn}"
+        beside = f" beside={self.beside}" if self.kind == "mixed" else ""
+        return f"{self.kind} batch={self.batch} tokens={self.tokens}{beside} turn={self.turn}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Sample:
 
 LENGTHS = (1, 8, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 32768)
 BESIDE = (1, 4, 16)
+SHORT_BESIDE, LONG_BESIDE = 8, 256
+"""Prompt tokens of those who decode beside a prompt: what their contexts cost it shows in the difference."""
 PROMPTS_BESIDE = (64, 256, 1024)
 MOST_PROMPT_TOKENS = 8192
 """Prompts of one decode probe together: computing longer ones would take most of the time."""
@@ -81,16 +88,14 @@ def plan(limits: Limits, *, longest_prompt: int | None = None, quick: bool = Fal
     """Every question once a turn, cheap ones first. `quick`: one turn over every other size."""
     longest = min(longest_prompt or limits.max_model_len, limits.max_model_len - DECODE_TOKENS)
     lengths = _thinned([t for t in LENGTHS if t < longest] + [longest], quick)
-    batches = _thinned(powers_of_two(limits.max_num_seqs), quick)
-    beside = [n for n in BESIDE if n < limits.max_num_seqs][: 2 if quick else None]
-    turn = [("prefill", 0, t) for t in lengths]
-    turn += [("decode", n, c) for n in batches for c in contexts(n, longest)]
-    turn += [("mixed", n, t) for n in beside for t in PROMPTS_BESIDE if t <= longest]
-    return [
-        Probe(kind, n, tokens, at)  # type: ignore[arg-type]
-        for at in range(QUICK_TURNS if quick else TURNS)
-        for kind, n, tokens in turn
-    ]
+    batches = _thinned(powers_of_two(limits.max_num_seqs), quick=True) if quick else batch_sizes(limits.max_num_seqs)
+    beside = sorted({min(n, limits.max_num_seqs - 1) for n in BESIDE})[: 2 if quick else None]
+    short, long = min(SHORT_BESIDE, longest), min(LONG_BESIDE, limits.max_model_len - BESIDE_ROOM)
+    after = [short, long] if long >= 4 * short and not quick else [short]
+    turn = [Probe("prefill", 0, t) for t in lengths]
+    turn += [Probe("decode", n, c) for n in batches for c in contexts(n, longest)]
+    turn += [Probe("mixed", n, t, beside=c) for n in beside for c in after for t in PROMPTS_BESIDE if t <= longest]
+    return [replace(probe, turn=at) for at in range(QUICK_TURNS if quick else TURNS) for probe in turn]
 
 
 def contexts(batch: int, longest: int) -> list[int]:
@@ -99,6 +104,12 @@ def contexts(batch: int, longest: int) -> list[int]:
     long = min(LONGEST_CONTEXT, longest, MOST_PROMPT_TOKENS // batch)
     middle = [512] if batch <= 2 and short < 512 < long else []
     return sorted({short, *middle, *([long] if long >= 2 * short else [])})
+
+
+def batch_sizes(most: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12 … and `most` itself: kernels that take sequences in fours or eights are slow in between."""
+    powers = powers_of_two(most)
+    return sorted({*powers, *(3 * n for n in powers if 3 * n <= most)})
 
 
 def powers_of_two(most: int) -> list[int]:
@@ -147,7 +158,7 @@ def mixed_samples(probe: Probe, others: list[Stream], prompt: Stream, since_s: f
             continue
         later = np.diff(after[SETTLE_STEPS:])[:PLAIN_STEPS]
         plain = float(np.diff(before)[-len(later) :].mean() + later.mean()) / 2
-        contexts.append(stream.tokens_until(prompt.first_s))
+        contexts.append(probe.beside + stream.tokens_until(prompt.first_s))
         if len(chunks) == 1:
             inside = times[(times >= before[-1]) & (times <= after[SETTLE_STEPS])]
             steps = (len(inside) - 1) * stream.per_chunk

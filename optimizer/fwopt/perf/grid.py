@@ -3,6 +3,7 @@
 The simulator knows no GPU; it looks up these arrays. One engine step over a batch costs
 
     gpu = token(M) + decode(n, mean context) + sum over chunks of [prefill(p + c) - prefill(p)] + sample(s)
+          + beside(prompt tokens) * n * mean context
     step = max(gpu, cpu) + serial      cpu    = step_cpu_s + n_scheduled * sequence_cpu_s
                                        serial = serial_s + n_scheduled * sequence_serial_s
                                                 + prefill_step_s when there are chunks
@@ -81,6 +82,9 @@ class StepGrid:
     """The API server's own time per request (HTTP, parsing, templates); requests wait for one another."""
     chunk_s: float = 0.0
     """The API server's own time per token sent back (detokenizing, streaming), in the same queue."""
+    beside_s: Floats | None = None
+    """(T,) what prompt chunks of so many `tokens` take longer for each token of context that decodes beside them:
+    llama.cpp's sequences share one pool of cells, and a prompt's attention passes over all of it. None: nothing."""
     drafter_s: Floats | None = None
     """(S,) what a draft model does in a step beside its part of the times above, for S sequences"""
     lookup_token_s: float = 0.0
@@ -104,6 +108,8 @@ class StepGrid:
         changes |= {name: mixed(getattr(self, name)) for name in ("token_graph_s", "token_eager_s")}
         if self.drafter_s is not None:
             changes["drafter_s"] = self.drafter_s * decode
+        if self.beside_s is not None:
+            changes["beside_s"] = self.beside_s * prefill
         changes["request_s"] = max(0.0, self.request_s + request_s)
         return replace(self, **changes)
 

@@ -4,12 +4,14 @@ Seen are gaps between the tokens of sequences that decode together, first-token 
 decoding sequences see while a prompt is computed beside them. A step is taken to cost
 
     decode alone    D(n, c)                                n sequences of mean context c
-    with a prompt   T(n + m) + A(p + m) - A(p) + S(n + r) + [D(n, c) - D(n, 0)] + x
+    with a prompt   T(n + m) + A(p + m) - A(p) + S(n + r) + [D(n, c) - D(n, 0)] + B(m) n c + x
     first token     request + m * per_token + x + T(m) + A(m)         of a lone prompt of m tokens
 
 T: what depends on the step's tokens alone; S: what a sequence that gets a token adds (LM head, sampling, streaming),
-S(1) counted in T, so D(n, 0) = T(n) + S(n); A(L) = q L**2: attention over a prompt; x: what a step with prompt chunks
-costs besides, on the engine's side of the API. D(n, c) is kept as measured, piecewise linear; q and x are fitted.
+S(1) counted in T, so D(n, 0) = T(n) + S(n); A(L) = q L**2: attention over a prompt; B(m): what m prompt tokens cost
+more for each token of context beside them, where sequences share one pool of cells (llama.cpp); x: what a step with
+prompt chunks costs besides, on the engine's side of the API. D(n, c) is kept as measured, piecewise linear; q, B and x
+are fitted.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from fwopt.perf.grid import Floats
 
 LEAST_FIT_TOKENS = 64
 """Prompts shorter than this say nothing about the quadratic part of attention."""
+LEAST_APART = 256
+"""Tokens of context by which two mixed steps must differ to tell what contexts beside a prompt cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,11 @@ class DecodeLaw:
 
     def time(self, batch: float, context: float) -> float:
         """Seconds of one step."""
-        rows = [_extended(self.context, row, s, context) for row, s in zip(self.seconds, self.slope_s, strict=True)]
+        axis = np.concatenate(([0.0], self.context))
+        rows = [
+            np.interp(context, axis, np.concatenate(([base], row))) + slope * max(context - axis[-1], 0.0)
+            for base, row, slope in zip(self.base_s, self.seconds, self.slope_s, strict=True)
+        ]
         return float(along(self.batch, np.asarray(rows), np.asarray([batch]))[0])
 
 
@@ -88,6 +96,10 @@ class StepLaw:
     """x"""
     request_s: float
     prompt_token_s: float
+    beside_tokens: Floats
+    """(M,) prompt lengths at which B(m) is known, first 0"""
+    beside_s: Floats
+    """(M,) B(m) at them, seconds per token of context"""
 
     def token(self, tokens: Floats) -> Floats:
         return along(self.tokens, self.token_s, tokens)
@@ -97,6 +109,9 @@ class StepLaw:
         found: Floats = self.quadratic_s * ((past + tokens) ** 2 - past**2)
         return found
 
+    def beside(self, tokens: Floats) -> Floats:
+        return along(self.beside_tokens, self.beside_s, tokens)
+
 
 def along(x: Floats, y: Floats, at: Floats) -> Floats:
     """Linear between points; beyond the last, on along the last stretch, never downhill."""
@@ -105,10 +120,6 @@ def along(x: Floats, y: Floats, at: Floats) -> Floats:
         return np.asarray(inside, dtype=np.float64)
     slope = max(0.0, float((y[-1] - y[-2]) / (x[-1] - x[-2])))
     return np.asarray(inside + slope * np.maximum(at - x[-1], 0.0), dtype=np.float64)
-
-
-def _extended(context: Floats, row: Floats, slope: float, at: float) -> float:
-    return float(np.interp(at, context, row) + slope * max(at - context[-1], 0.0))
 
 
 def fit(rows: StepRows, where: str) -> StepLaw:
@@ -126,10 +137,14 @@ def fit(rows: StepRows, where: str) -> StepLaw:
     steps = first - first[0] + decode.base_s[0] - quadratic * (tokens**2 - 1)
     axis = np.unique(np.concatenate((tokens, decode.batch[decode.batch < tokens[-1]])))
     token_s = _below_decodes(axis, np.interp(axis, tokens, steps), decode)
-    chunk_s, per_token = fit_chunks(rows.of("mixed"), decode, axis, token_s, quadratic)
+    mixed = rows.of("mixed")
+    excess = _excess(mixed, decode, axis, token_s, quadratic)
+    beside_tokens, beside_s = fit_beside(mixed, excess)
+    excess = excess - along(beside_tokens, beside_s, mixed.tokens.astype(np.float64)) * mixed.batch * mixed.context
+    chunk_s, per_token = fit_chunks(mixed, excess)
     token_s = _below_decodes(axis, token_s - per_token * (axis - 1), decode)
     request_s = max(0.0, float(first[0] - decode.base_s[0]) - chunk_s)
-    return StepLaw(decode, axis, token_s, quadratic, chunk_s, request_s, per_token)
+    return StepLaw(decode, axis, token_s, quadratic, chunk_s, request_s, per_token, beside_tokens, beside_s)
 
 
 def _below_decodes(tokens: Floats, seconds: Floats, decode: DecodeLaw) -> Floats:
@@ -203,20 +218,38 @@ def _quadratic_of_chunks(mixed: StepRows) -> float:
     return max(0.0, over / under) if under else 0.0
 
 
-def fit_chunks(
-    mixed: StepRows, decode: DecodeLaw, tokens: Floats, token_s: Floats, quadratic: float
-) -> tuple[float, float]:
-    """(x, front-end seconds per prompt token): what mixed steps took beyond the parts known so far. A first token waits
-    for the API to read its prompt and a mixed step does not, so the excess falls by that much a token."""
-    if len(mixed) == 0:
-        return 0.0, 0.0
+def _excess(mixed: StepRows, decode: DecodeLaw, tokens: Floats, token_s: Floats, quadratic: float) -> Floats:
+    """What mixed steps took beyond T, A, S and D."""
     excess = []
     for n, c, p, m, seconds in zip(mixed.batch, mixed.context, mixed.past, mixed.tokens, mixed.p50_s, strict=True):
         inside = along(tokens, token_s, np.asarray([n + m]))[0] + quadratic * ((p + m) ** 2 - p**2)
         sampled = decode.at_zero(np.asarray([n + 1.0]))[0] - along(tokens, token_s, np.asarray([n + 1.0]))[0]
         cached = decode.time(n, c) - decode.at_zero(np.asarray([float(n)]))[0]
         excess.append(seconds - inside - max(sampled, 0.0) - cached)
-    lengths, left = mixed.tokens.astype(np.float64), np.asarray(excess)
+    return np.asarray(excess, dtype=np.float64)
+
+
+def fit_beside(mixed: StepRows, excess: Floats) -> tuple[Floats, Floats]:
+    """(prompt tokens, B at them): mixed steps that are alike but for the contexts beside the prompt."""
+    lengths, found = [0.0], [0.0]
+    pool = mixed.batch * mixed.context
+    for m in np.unique(mixed.tokens):
+        i, j = np.triu_indices(len(mixed), 1)
+        alike = (mixed.tokens[i] == m) & (mixed.tokens[j] == m) & (mixed.past[i] == mixed.past[j])
+        alike &= (mixed.batch[i] == mixed.batch[j]) & (np.abs(pool[i] - pool[j]) >= LEAST_APART)
+        if alike.any():
+            slopes = (excess[i] - excess[j])[alike] / (pool[i] - pool[j])[alike]
+            lengths.append(float(m))
+            found.append(max(found[-1], float(np.median(slopes))))
+    return np.asarray(lengths), np.asarray(found)
+
+
+def fit_chunks(mixed: StepRows, left: Floats) -> tuple[float, float]:
+    """(x, front-end seconds per prompt token) of what is `left` of mixed steps when all else is taken off. A first
+    token waits for the API to read its prompt and a mixed step does not, so it falls by that much a token."""
+    if len(mixed) == 0:
+        return 0.0, 0.0
+    lengths = mixed.tokens.astype(np.float64)
     if len(np.unique(lengths)) < 3:
         return max(0.0, float(np.median(left))), 0.0
     per_token = max(0.0, -_slope(lengths, left))

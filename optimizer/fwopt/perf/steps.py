@@ -148,6 +148,7 @@ def grid_of(law: StepLaw, sequences: int, budget: int, longest: float, *, overla
         prefill_step_s=law.chunk_s,
         request_s=law.request_s,
         prompt_token_s=law.prompt_token_s,
+        beside_s=law.beside(tokens),
         async_scheduling=overlaps,
     )
 

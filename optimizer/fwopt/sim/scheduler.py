@@ -150,6 +150,7 @@ def _mixed_step(sim: Sim, r: int) -> None:
     if decoding > 0:
         context = replica.context_sum / replica.decoding
         j, decode_s, _ = decode_line(sim, decoding, context)
+        decode_s += sim.beside_s[replica.step_tokens] * context * decoding
         gpu_s += decode_s
         tally_decode(sim, decoding, j, 1.0, context, decode_s)
     if limits.guessing:

@@ -204,6 +204,8 @@ class Sim(NamedTuple):
     """(W + 1,) where each measured reply's steps begin; one that gives one token a step without a drafter"""
     proposed: NDArray[np.int64]
     accepted: NDArray[np.int64]
+    beside_s: NDArray[np.float64]
+    """(budget + 1,) per token of context that decodes beside prompt chunks of so many tokens"""
     decode_s: NDArray[np.float64]
     """(max_seqs + 1, C)"""
     decode_context: NDArray[np.float64]

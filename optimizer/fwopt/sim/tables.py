@@ -57,6 +57,14 @@ def _drafter(grid: StepGrid) -> NDArray[np.float64]:
     return np.zeros(len(grid.sample_batch)) if grid.drafter_s is None else grid.drafter_s
 
 
+def _beside(grid: StepGrid, budget: int) -> NDArray[np.float64]:
+    """beside_s for chunks of 0..budget tokens."""
+    if grid.beside_s is None:
+        return np.zeros(budget + 1)
+    axis, seconds = np.concatenate(([0.0], grid.tokens)), np.concatenate(([0.0], grid.beside_s))
+    return np.interp(np.arange(budget + 1), axis, seconds)
+
+
 def _replies(guesses: StepsTaken | None) -> dict[str, NDArray[np.int64]]:
     steps = guesses or StepsTaken(lengths=(1,), proposed=(0,), accepted=(0,))
     return {
@@ -160,6 +168,7 @@ def build(
         sample_s=_sample_rows(grid, rows),
         drafter_s=np.interp(np.arange(most + 1), grid.sample_batch, _drafter(grid)) * (np.arange(most + 1) > 0),
         **_replies(guesses),
+        beside_s=_beside(grid, batching.max_num_batched_tokens),
         decode_s=_decode_rows(grid, most),
         decode_context=grid.decode_context,
         prefill_length=grid.prefill_length,
