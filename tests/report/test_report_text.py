@@ -14,7 +14,7 @@ from fwopt.report.terminal import render
 from fwopt.report.verdict import verdict
 from fwopt.spec.objective import Goal, Objective
 from fwopt.spec.outcome import Distribution
-from fwopt.spec.plan import RejectedCount
+from fwopt.spec.plan import RejectedCount, Slower
 from fwopt.spec.provenance import Interval
 
 
@@ -228,6 +228,25 @@ def test_every_setting_of_a_candidate_is_shown(sample):
     shown = settings(candidate)
     rest = candidate.model_dump(exclude={"quantization"}).values()
     assert len(shown) == len(["GPUs", "quantization"]) + sum(len(v) if isinstance(v, dict) else 1 for v in rest)
+
+
+def test_what_longer_steps_would_do_is_told_with_the_limits_it_would_break(sample):
+    plan = sample.plan()
+
+    def said(**more):
+        evaluation = plan.chosen.evaluation
+        results = []
+        for r in evaluation.slos:
+            value = r.value_s * more.get(r.slo.metric, 1)
+            results.append(r.model_copy(update={"value_s": value, "met": value < r.slo.limit_s}))
+        slower = Slower(factor=1.05, evaluation=evaluation.model_copy(update={"slos": tuple(results)}))
+        chosen = plan.chosen.model_copy(update={"if_slower": slower})
+        return dict(verdict(plan.model_copy(update={"chosen": chosen})).points)["drift"]
+
+    told = "steps 5% longer would make TTFT p99 468 ms (10% more) and TPOT p95 38.1 ms (5% more)"
+    assert said(ttft=1.1, tpot=1.05) == told
+    assert said(ttft=6).endswith("; ttft:p99<2s would be missed")
+    assert "drift" not in dict(verdict(plan).points)
 
 
 def test_a_limit_kept_by_less_than_the_error_of_predictions_is_a_caution(sample):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from fwopt.report.verdict import verdict
 from fwopt.search.run_folder import read_plan
 
 RUN = [sys.executable, "-c", "from fwopt.cli.app import main; main()"]
@@ -59,6 +60,16 @@ def test_the_bare_call_writes_plan_evidence_and_files(run):
     for name in ("inputs.json", "trials.jsonl", "report.md", "report.html", "deploy/vllm/config.yaml"):
         assert (folder / name).is_file()
     assert plan.chosen.candidate.label in " ".join(done.stdout.split())
+
+
+def test_the_plan_says_what_slightly_longer_steps_would_do(run):
+    plan = read_plan(run[0])
+    chosen = plan.chosen
+    assert chosen.if_slower.factor == 1.05
+    for name in ("ttft", "tpot", "e2e"):
+        promised, slower = getattr(chosen.evaluation.metrics, name), getattr(chosen.if_slower.evaluation.metrics, name)
+        assert slower.mean_s > 1.02 * promised.mean_s
+    assert "drift" in dict(verdict(plan).points)
 
 
 def test_resume_recalls_everything_and_goes_on(run, trace):

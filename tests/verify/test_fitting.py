@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
-from fwopt.verify.fitting import Observed, adjusted, as_factors, errors, fit
+from fwopt.metrics.records import Records
+from fwopt.spec.candidate import Batching, Candidate
+from fwopt.verify.fitting import Observed, adjusted, as_factors, errors, fit, unhindered
 from fwopt.verify.metrics import figures
 from fwopt.verify.promise import Promise
 from fwopt.workload import Workload
@@ -17,7 +21,8 @@ TRUE = np.array([0.18, -0.25, 1.5])
 def _observed(promise: Promise, workload: Workload, theta: np.ndarray = TRUE) -> Observed:
     records = promise.records(workload, lambda grid: adjusted(grid, theta))
     measured = {k: v for k, v in figures(records, promise.pairs).items() if v is not None}
-    return Observed(promise, workload, measured)
+    first = records.first_token_s - records.arrival_s
+    return Observed(promise, workload, measured, first, unhindered(records, promise.candidate.batching.max_num_seqs))
 
 
 def test_planted_factors_are_found_and_carry_over(promise: Promise, conversation: Workload) -> None:
@@ -37,3 +42,31 @@ def test_planted_factors_are_found_and_carry_over(promise: Promise, conversation
 def test_nothing_to_learn_changes_nothing(promise: Promise, conversation: Workload) -> None:
     theta = fit([_observed(promise, window(conversation, 2000, 2800), np.zeros(3))])
     assert np.abs(theta).max() < 1e-3
+
+
+def test_what_a_queue_multiplied_does_not_lead_the_fit(promise: Promise, conversation: Workload) -> None:
+    """A nearly full server on a machine that was a little slower for a while: TTFT p90 is twice the promise."""
+    crowded = replace(promise, candidate=Candidate(batching=Batching(max_num_seqs=36)))
+    seen = _observed(crowded, window(conversation, 1000, 2200), np.zeros(3))
+    assert crowded.figures(seen.workload)["ttft:p90"] > 2 * crowded.figures(seen.workload)["ttft:p50"]
+    for name in ("ttft:mean", "ttft:p90"):
+        seen.measured[name] *= 2
+    decode, prefill, delay = as_factors(fit([seen]))
+    assert decode == pytest.approx(1, abs=0.02)
+    assert prefill == pytest.approx(1, abs=0.06)
+    assert delay == pytest.approx(0, abs=0.006)
+
+
+def test_who_waited_for_nobody() -> None:
+    nan = np.nan
+    arrival = [0.0, 1.0, 1.5, 4.0, 5.0, 6.0, 9.0]
+    first = [0.5, 2.0, 2.5, 4.5, 5.5, nan, 9.5]
+    finish = [0.9, 3.0, 3.5, 8.0, 8.5, nan, 9.9]
+    columns = {
+        name: np.asarray(v) for name, v in (("arrival_s", arrival), ("first_token_s", first), ("finish_s", finish))
+    }
+    records = Records(**columns, **dict.fromkeys((f.name for f in fields(Records) if f.name not in columns), None))
+    alone = [True, False, False, True, True, False, False]  # the last came while the one that failed may still have run
+    assert unhindered(records, 8).tolist() == alone
+    alone[4] = False  # the only place was taken
+    assert unhindered(records, 1).tolist() == alone

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fwopt.report import format as f
 from fwopt.report.settings import difference_text
 from fwopt.spec.hardware import Price
+from fwopt.spec.objective import format_statistic
 from fwopt.spec.outcome import Evaluation, SloResult
 from fwopt.spec.plan import Entry, Plan
 
@@ -15,6 +16,8 @@ HOURS_PER_MONTH = 730
 """365 days x 24 h / 12, rounded."""
 
 
+MOST_NAMED = 3
+"""Latencies that one line names."""
 FAR = 2.0
 """From this multiple of the limit a miss is told as a multiple, not as a percentage."""
 
@@ -150,6 +153,39 @@ def accuracy(plan: Plan) -> str | None:
     said = [f"{_INTERVAL_NAMES[i.metric]} {i.low:.2f}-{i.high:.2f}x" for i in plan.intervals]
     fewest = min(i.rows for i in plan.intervals)
     return f"in 80% of {fewest}+ results held out of the fit, measured {f.listing(said)} the predicted"
+
+
+def drift(entry: Entry) -> str | None:
+    """What slightly longer steps would make of the latencies that count: `steps 5% longer would make TTFT p99 2.10 s
+    (17% more); ttft:p99<2s would be missed`."""
+    if entry.if_slower is None or entry.evaluation.source != "simulated":
+        return None
+    promised, slower = _latencies(entry.evaluation), _latencies(entry.if_slower.evaluation)
+    more = {name: _more(promised[name], slower[name]) for name in promised}
+    named = sorted(more, key=lambda name: -more[name])[:MOST_NAMED]
+    told = {name: f.change(slower[name], promised[name]) for name in named}
+    said = [f"{name} {f.seconds(slower[name])}" + (f" ({told[name]})" if told[name] else "") for name in named]
+    if not said:
+        return None
+    text = f"steps {f.percent(entry.if_slower.factor - 1)} longer would make {f.listing(said)}"
+    kept = {r.slo for r in entry.evaluation.slos if r.met}
+    lost = [f.plain(str(r.slo)) for r in entry.if_slower.evaluation.slos if r.slo in kept and not r.met]
+    return f"{text}; {f.listing(lost)} would be missed" if lost else text
+
+
+def _latencies(evaluation: Evaluation) -> dict[str, float | None]:
+    """Those that the objective limits or optimises; where it names none, the usual two."""
+    found = {f.slo_name(r.slo): r.value_s for r in evaluation.slos}
+    for result in evaluation.goals:
+        if result.goal.statistic is not None:
+            found.setdefault(f"{result.goal.metric.upper()} {format_statistic(result.goal.statistic)}", result.value)
+    return found or {"TTFT p90": evaluation.metrics.ttft.p90_s, "TPOT p90": evaluation.metrics.tpot.p90_s}
+
+
+def _more(before: float | None, after: float | None) -> float:
+    if before is None or not before:
+        return 0.0
+    return math.inf if after is None else after / before - 1
 
 
 def too_close(plan: Plan, evaluation: Evaluation) -> list[str]:

@@ -12,6 +12,7 @@ TERMS: dict[str, str] = {
     "p99": "The value that 99 % of all requests stay below. A rejected request counts as infinitely slow.",
     "SLO capacity": "The highest multiple of this traffic at which every SLO still holds, found by scaling arrivals.",
     "headroom": "SLO capacity minus one: how much more of this traffic the deployment bears.",
+    "drift": "What the latencies would be if every engine step took 5 % longer; near capacity, queues multiply it.",
     "goodput": "Finished requests per second that kept every per-request limit of the objective.",
     "cost": "All GPUs of the deployment, idle or busy, at the stated price, divided by the output tokens.",
     "measured": "Timed on the real device at that very shape.",

@@ -8,6 +8,7 @@ from fwopt.report import format as f
 from fwopt.report.facts import (
     accuracy,
     baseline_name,
+    drift,
     is_baseline,
     known,
     month_basis,
@@ -56,6 +57,7 @@ def verdict(plan: Plan) -> Verdict:
         ("cost", _cost(plan)),
         ("GPUs", _gpus(plan)),
         ("headroom", _headroom(chosen)),
+        ("drift", drift(chosen)),
         ("quality", _quality(plan, chosen)),
         *(("but", caution) for caution in _cautions(plan)),
         ("known", known(chosen.evaluation)),

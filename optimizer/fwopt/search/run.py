@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from fwopt.search.dominance import Dominance
+from fwopt.search.drift import with_slower_steps
 from fwopt.search.evaluators import Evaluator, Screen
 from fwopt.search.gate import QualityGate
 from fwopt.search.job import Job
@@ -112,4 +113,5 @@ def run_job(
         on_phase=on_phase,
         ledger=ledger,
     )
-    return PlanBuilder(job.inputs, job.traffic.workload.name, job.profile.name, found, job.notes, ledger).build()
+    plan = PlanBuilder(job.inputs, job.traffic.workload.name, job.profile.name, found, job.notes, ledger).build()
+    return with_slower_steps(plan, job.evaluator)

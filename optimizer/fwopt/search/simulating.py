@@ -96,12 +96,14 @@ class SimulatingEvaluator:
             )
         return found.steps
 
-    def evaluate(self, candidate: Candidate, rate_scale: float = 1.0) -> Evaluation | Rejected:
+    def evaluate(
+        self, candidate: Candidate, rate_scale: float = 1.0, adjust: Callable[[StepGrid], StepGrid] | None = None
+    ) -> Evaluation | Rejected:
         fit = self.capacity(candidate)
         if isinstance(fit, Rejected):
             return fit
         try:
-            result = self.replay(candidate, fit, rate_scale)
+            result = self.replay(candidate, fit, rate_scale, adjust)
         except UnmeasuredError as error:
             return Rejected(candidate_id=candidate.id, rung="unmeasured", reason=str(error))
         return self.judge(candidate, result, fit.blocks, rate_scale)

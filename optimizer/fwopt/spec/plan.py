@@ -30,12 +30,21 @@ class Capacity(Frozen):
     """The SLO that breaks first just above the edge; None when the search's ceiling was reached."""
 
 
+class Slower(Frozen):
+    """What a candidate would achieve if every step of its engine took longer."""
+
+    factor: float
+    evaluation: Evaluation
+
+
 class Entry(Frozen):
     """A candidate with what it promises."""
 
     candidate: Candidate
     evaluation: Evaluation
     capacity: Capacity | None = None
+    if_slower: Slower | None = None
+    """Of the chosen one: a queue multiplies what step times are off by."""
     quality: QualityEstimate | None = None
     needs_checkpoint: str | None = None
     """Set when the engine cannot quantize on load and a converted checkpoint must exist first."""

@@ -13,7 +13,7 @@ from fwopt.live import Replay
 from fwopt.perf.machine import MachineCalibration
 from fwopt.search.job import Job
 from fwopt.spec.verification import Verification
-from fwopt.verify.fitting import Observed, as_factors, errors, fit
+from fwopt.verify.fitting import Observed, as_factors, errors, fit, unhindered
 from fwopt.verify.judging import offered
 from fwopt.verify.metrics import STANDARD, figures
 from fwopt.verify.promise import Promise, sent_at, without_cached
@@ -79,7 +79,10 @@ def _observed(run: Measured) -> Observed:
     if (run.replay.rows.cached_usage >= 0).any():
         workload = without_cached(workload, records.cached_tokens[order])
     measured = {name: value for name, value in figures(records, STANDARD).items() if value is not None}
-    return Observed(promise, workload, measured)
+    batching, parallelism = run.verification.candidate.batching, run.verification.candidate.parallelism
+    alone = unhindered(records, batching.max_num_seqs * parallelism.dp * parallelism.replicas)
+    first = records.first_token_s - records.arrival_s
+    return Observed(promise, workload, measured, first[order], alone[order])
 
 
 def _told(found: Verification) -> str:
