@@ -16,6 +16,7 @@ from fwopt.errors import InputError
 from fwopt.live.servers.settings_file import assignments
 from fwopt.spec.candidate import Batching, Bf16, Candidate, Fp8, Gguf, Parallelism
 from fwopt.spec.engine import EngineSpec
+from fwopt.spec.speculation import ModelDrafter
 from fwopt.targets.gguf import file_name, find
 
 SMALL = Batching(max_num_seqs=8, max_num_batched_tokens=256, max_model_len=2048, block_size=32)
@@ -124,6 +125,16 @@ def test_vllm_on_a_processor_gets_the_simulated_cache_in_bytes(make_plan, cpu):
     text = render(make_plan(candidate, device=cpu, kv_blocks=10), "vllm")["config.yaml"]
     assert yaml.safe_load(text)["kv-cache-memory-bytes"] == 11 * 128 * 147_456
     assert "kv-cache-memory-bytes" not in render(make_plan(candidate), "vllm")["config.yaml"]
+
+
+def test_a_draft_model_on_a_processor_gets_its_part_of_the_cache(make_plan, cpu):
+    """Its keys and values lie in the same blocks: here as many again."""
+    candidate = Candidate(
+        batching=SMALL.model_copy(update={"block_size": 128}), speculation=ModelDrafter(model="./small")
+    )
+    plan = make_plan(candidate, device=cpu, kv_blocks=10)
+    plan = plan.model_copy(update={"chosen": plan.chosen.model_copy(update={"draft": plan.model})})
+    assert yaml.safe_load(render(plan, "vllm")["config.yaml"])["kv-cache-memory-bytes"] == 11 * 128 * 2 * 147_456
 
 
 def test_gguf_files_are_found_by_format(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fwopt.spec.candidate import KvDtype, Parallelism
 from fwopt.spec.model import LayerGroup, LinearAttention, ModelSpec
@@ -50,6 +50,15 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism) -> 
     full, sliding_bytes = (ceil_div(totals[kind] * stage, model.layer_count) for kind in (False, True))
     state = ceil_div(state * stage, model.layer_count)
     return KvLayout(full=full, sliding=sliding_bytes, window_tokens=window, state=state)
+
+
+def whole_layout(model: ModelSpec, draft: ModelSpec | None, kv_dtype: KvDtype, parallelism: Parallelism) -> KvLayout:
+    """Of a model and the one that guesses ahead for it, if any: they share blocks."""
+    layout = kv_layout(model, kv_dtype, parallelism)
+    if draft is None:
+        return layout
+    beside = kv_layout(draft, kv_dtype, parallelism)
+    return replace(layout, full=layout.full + beside.full, sliding=layout.sliding + beside.sliding)
 
 
 def state_bytes(attention: LinearAttention, tp: int) -> int:

@@ -15,11 +15,11 @@ gpt-oss within 0.75 GiB. Vision and audio towers of multimodal models are not co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fwopt.perf.capture import capture_sizes
 from fwopt.perf.host_memory import processor_fit, slots_fit
-from fwopt.perf.kv_layout import KvLayout, kv_layout
+from fwopt.perf.kv_layout import KvLayout, whole_layout
 from fwopt.perf.priors import load_overheads
 from fwopt.spec.candidate import Batching, Bf16, Candidate, Parallelism
 from fwopt.spec.engine import EngineSpec
@@ -107,7 +107,7 @@ def kv_capacity(
     graphs = graph_bytes(model, candidate, engine) if vllm else 0
     non_torch = NON_TORCH_BYTES[many] if vllm else 0
     used = weights + activation + graphs + non_torch
-    layout = _layout(model, candidate, draft)
+    layout = whole_layout(model, draft, candidate.kv_dtype, candidate.parallelism)
     pool = requested - used
     least = used + batching.block_size * (layout.full + layout.sliding)
     if pool <= 0:
@@ -137,19 +137,12 @@ def _weights(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) ->
     return own + (weight_bytes(draft, Bf16(), candidate.parallelism) if draft is not None else 0)
 
 
-def _layout(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) -> KvLayout:
-    layout = kv_layout(model, candidate.kv_dtype, candidate.parallelism)
-    if draft is None:
-        return layout
-    beside = kv_layout(draft, candidate.kv_dtype, candidate.parallelism)
-    return replace(layout, full=layout.full + beside.full, sliding=layout.sliding + beside.sliding)
-
-
 def _host_capacity(
     model: ModelSpec, device: DeviceSpec, candidate: Candidate, engine: EngineSpec, draft: ModelSpec | None
 ) -> KvCapacity | Rejected:
     """Engines that do not size their KV cache from a GPU. Sliding layers are charged for every token."""
-    weights, layout = _weights(model, candidate, draft), _layout(model, candidate, draft)
+    weights = _weights(model, candidate, draft)
+    layout = whole_layout(model, draft, candidate.kv_dtype, candidate.parallelism)
     bytes_per_token = layout.full + layout.sliding
     longest = candidate.batching.max_model_len or model.max_context_tokens
     rule = slots_fit if engine.name == "llamacpp" else processor_fit

@@ -152,11 +152,13 @@ class PlanBuilder:
     def _entry(self, trial: Trial | None) -> Entry | None:
         if trial is None:
             return None
+        drafters = self.inputs.drafters
         return Entry(
             candidate=trial.candidate,
             evaluation=ranking.evaluation_of(trial),
             capacity=self.found.capacities.get(trial.candidate.id),
             quality=estimate(trial.candidate, self.inputs.model, self._measured),
+            draft=drafters.draft_model(trial.candidate.speculation) if drafters is not None else None,
             needs_checkpoint=self._needs(trial),
         )
 

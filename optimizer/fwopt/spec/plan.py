@@ -46,6 +46,8 @@ class Entry(Frozen):
     if_slower: Slower | None = None
     """Of the chosen one: a queue multiplies what step times are off by."""
     quality: QualityEstimate | None = None
+    draft: ModelSpec | None = None
+    """The model that guesses tokens ahead, where the candidate has one."""
     needs_checkpoint: str | None = None
     """Set when the engine cannot quantize on load and a converted checkpoint must exist first."""
 
