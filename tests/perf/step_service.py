@@ -39,13 +39,17 @@ class Law:
         return self.request_s + self.prompt_token_s * tokens + self.mixed(0, 0, 0, tokens)
 
     def rows(
-        self, batches=(1, 2, 4, 8, 16), contexts=(64, 1024), lengths=(1, 16, 64, 128, 256, 512, 1024, 2048)
+        self,
+        batches=(1, 2, 4, 8, 16),
+        contexts=(64, 1024),
+        lengths=(1, 16, 64, 128, 256, 512, 1024, 2048),
+        beside=(20.0, 400.0),
     ) -> StepRows:
         """As a noiseless probe sees it."""
         found = [("decode", n, float(c), 0, n, self.decode(n, c)) for n in batches for c in contexts]
         found += [("prefill", 0, 0.0, 0, m, self.first(m)) for m in lengths]
-        beside = [(n, c) for n in batches[::2] for c in (20.0, 400.0)]
-        found += [("mixed", n, c, 0, m, self.mixed(n, c, 0, m)) for n, c in beside for m in lengths[2:]]
+        others = [(n, c) for n in batches[::2] for c in beside]
+        found += [("mixed", n, c, 0, m, self.mixed(n, c, 0, m)) for n, c in others for m in lengths[2:]]
         phase, batch, context, past, tokens, seconds = zip(*found, strict=True)
         return StepRows(
             np.asarray(phase), np.asarray(batch), np.asarray(context), np.asarray(past), np.asarray(tokens),

@@ -50,8 +50,8 @@ def store(law_of, tmp_path_factory):
     (root / "config.json").write_text(json.dumps(CONFIG))
     model, device = load_model(str(root / "config.json")), load_hardware("cpu").device
 
-    def put(engine, version, scheme, law):
-        rows = law.rows()
+    def put(engine, version, scheme, law, **asked):
+        rows = law.rows(**asked)
         subject = dict(zip(SUBJECT, (model.config_digest, scheme, "bf16", 1), strict=True))
         found = [
             subject
@@ -63,7 +63,7 @@ def store(law_of, tmp_path_factory):
         table = NewTable(found, SUBJECT, (engine,))
         add_measurements(root, device.name, device.full_name, engine, version, {"steps": table}, MEASURED)
 
-    put("vllm", "0.31.0", "bf16", law_of())
+    put("vllm", "0.31.0", "bf16", law_of(), beside=(20.0,))
     put("vllm", "0.32.0", "bf16", law_of())
     put("llamacpp", "0.6.0-dev", "gguf-f16", law_of(fixed_s=9e-3, sequence_s=1e-4, token_s=1e-4))
     put("llamacpp", "0.6.0-dev", "gguf-q8_0", law_of(fixed_s=3e-3, sequence_s=4e-3, token_s=1e-4))
@@ -207,6 +207,13 @@ def test_cost_needs_a_price_and_other_goals_do_not(store, model, tmp_path):
     settings = Settings(engine="vllm", hardware="cpu", objective=ObjectiveSettings(minimize=("cost",)))
     with pytest.raises(InputError, match="price"):
         prepare(tmp_path / "trace.jsonl", settings, job.traffic, model, profiles=store)
+
+
+@pytest.mark.parametrize(("version", "said"), [("0.31.0", 1), ("0.32.0", 0)])
+def test_a_profile_that_never_saw_long_contexts_beside_a_prompt_says_so(store, model, tmp_path, version, said):
+    """As a quick one, or one from before that was asked."""
+    job = prepared(store, model, tmp_path, 1.0, f"vllm=={version}")
+    assert sum("beside long contexts was not measured (bf16)" in note for note in job.notes) == said
 
 
 def test_keys_name_what_was_measured(store, model, cpu):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf.grid import Floats, StepGrid
-from fwopt.perf.step_law import StepLaw, StepRows, fit
+from fwopt.perf.step_law import LEAST_APART, StepLaw, StepRows, fit
 from fwopt.perf.store import Columns, Profile
 from fwopt.spec.candidate import Candidate, KvDtype, scheme_name
 from fwopt.spec.engine import EngineSpec
@@ -92,9 +92,26 @@ class StepProfile:
         """What was measured of this model."""
         return measured_keys(self.profile, self.model)
 
+    @property
+    def left_open(self) -> str | None:
+        """What the profile does not know, in one line for the plan."""
+        missing = [key.scheme for key in self.keys if not _saw_contexts_beside(self._rows(key).of("mixed"))]
+        if not missing:
+            return None
+        return (
+            f"what a prompt costs more beside long contexts was not measured ({', '.join(missing)}) and counts as "
+            "nothing, which is far off where sequences share one pool of cells (llama.cpp); `fwopt profile --again` "
+            "without --quick measures it"
+        )
+
     def largest_batch(self, key: StepKey) -> int:
         """Most sequences that were seen decoding together."""
         return int(self.law(key).decode.batch[-1])
+
+
+def _saw_contexts_beside(mixed: StepRows) -> bool:
+    """Whether steps with prompts beside equally many sequences differ enough by their contexts."""
+    return any(np.ptp(n * mixed.context[mixed.batch == n]) >= LEAST_APART for n in np.unique(mixed.batch))
 
 
 def measured_keys(profile: Profile, model: ModelSpec) -> tuple[StepKey, ...]:

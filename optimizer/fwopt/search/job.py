@@ -248,6 +248,9 @@ def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile, kernels: Ke
     notes = [*traffic.notes, *inputs.notes]
     if profile.note:
         notes.append(profile.note)
+    steps = uncalibrated(cost)
+    if isinstance(steps, StepProfile) and steps.left_open:
+        notes.append(steps.left_open)
     if inputs.machine is not None:
         notes.append(f"step times calibrated by {len(inputs.machine.fitted_on)} live replays (--calibration)")
     if baseline is None:
