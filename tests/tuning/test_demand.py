@@ -43,6 +43,16 @@ def test_quantized_layers_are_fed_in_their_format() -> None:
         assert formats["rope_cache"] == kv
 
 
+@pytest.mark.parametrize(
+    ("engine", "scale", "wanted"),
+    [("fwopt", "tensor", "fp8-block"), ("vllm", "block", "fp8-block"), ("fwopt", None, "bf16")],
+)
+def test_experts_are_tuned_in_the_format_that_the_engine_runs_them_in(engine, scale, wanted) -> None:
+    candidate = Candidate(quantization=Fp8(scale=scale)) if scale else Candidate()
+    found, _ = demands(load_model("Qwen/Qwen3-30B-A3B"), candidate, STEPS, engine)
+    assert {d.family.format for d in found if d.family.operator == "fused_moe"} == {wanted}
+
+
 def test_every_operator_gets_its_dimensions() -> None:
     for name in ("Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"):
         for quantization in (Fp8(), Fp8(scale="block"), W4A16()):

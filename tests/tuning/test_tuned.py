@@ -13,7 +13,7 @@ from fwopt.perf.cost import CostModel
 from fwopt.perf.kernel_times import KernelTimes, find
 from fwopt.perf.store import entries, load_profile, open_profile
 from fwopt.perf.tuned import TunedCosts
-from fwopt.spec.candidate import W4A16, Candidate, Parallelism
+from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.targets import load_hardware, load_model
 from fwopt.tuning.family import Row
@@ -143,3 +143,31 @@ def test_the_plan_takes_the_times_of_the_kernels_that_a_candidate_names(tmp_path
     assert assumed[1] == 0
     with pytest.raises(UnmeasuredError, match="no times of the kernels 0000000000000000 are here"):
         costs.grid(Candidate(kernels="0" * 16))
+
+
+def experts(format: str, seconds: float) -> list[Row]:
+    """Of Qwen3-30B-A3B, one token."""
+    sizes = {"tokens": 1, "experts": 128, "top_k": 8, "hidden": 2048, "intermediate": 768}
+    operator = load(OPERATORS["fused_moe"])
+    shape = tuple((name, sizes[name]) for name in operator.dimensions)
+    ids = [v.id for v in operator.space(format).variants()[:2]]
+    return [
+        Row(format, shape, ids[at], at == 0, at > 0, 10.0, s, s, s, 9) for at, s in enumerate((2 * seconds, seconds))
+    ]
+
+
+def test_experts_of_every_scheme_are_charged_with_the_kernel_that_runs_them(tmp_path: Path) -> None:
+    model, engine = load_model("Qwen/Qwen3-30B-A3B"), EngineSpec(name="fwopt", version="0")
+    plain = CostModel(model, H200, engine, load_profile(H200, EngineSpec()))
+    timed = {"bf16": 90e-6, "fp8-block": 50e-6, "w4a16": 30e-6}
+    kept(tmp_path, [r for name, s in timed.items() for r in experts(name, s)], operator="fused_moe")
+    times = found(tmp_path)
+    costs = TunedCosts(plain, times)
+
+    def gain(scheme) -> float:
+        grids = [costs.grid(Candidate(quantization=scheme, kernels=k)) for k in (None, times.kernels.digest)]
+        return float(grids[0].token_graph_s[0] - grids[1].token_graph_s[0])
+
+    for scheme, seconds in ((Bf16(), 90e-6), (Fp8(scale="tensor"), 50e-6), (W4A16(), 30e-6)):
+        assert gain(scheme) == pytest.approx(48 * seconds, rel=1e-6)
+    assert gain(W4A16(group_size=64)) == pytest.approx(48 * 90e-6), "timed in groups of 128 alone: bf16 stands in"

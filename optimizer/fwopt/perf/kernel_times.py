@@ -27,6 +27,11 @@ NOT_SHAPE = ("format", "variant", "default", "chosen", "calls", "p20_s", "p50_s"
 Which = Literal["default", "chosen"]
 ELEMENTWISE = {"rms_norm": "rows", "silu_mul": "rows", "rope_cache": "tokens"}
 """Bandwidth-bound kernel -> its dimension that grows with a step."""
+_EXPERTS = {"bf16": "bf16", "fp8-block": "fp8", "w4a16": "w4a16"}
+"""Format of the experts' kernel -> scheme that the reference engine runs in it: fp8 experts are blocks of equal scales
+(`engine/expert_weights.py`)."""
+EXPERTS_GROUP = 128
+"""4-bit experts are timed with a scale for so many values of K; other groups are other kernels."""
 _KEYS = {
     "gemm": ("dtype", "n", "k", "m"),
     "decode_attention": ("kv_dtype", "heads", "kv_heads", "head_dim", "window", "batch", "context"),
@@ -69,7 +74,9 @@ class KernelTimes:
             at = rows[which] == 1
             if operator == "w4a16":
                 at &= rows["format"] == f"g{group}"
-            elif operator == "fused_moe" or (operator in ELEMENTWISE and operator != "rope_cache"):
+            elif operator == "fused_moe":
+                at &= np.isin(rows["format"], [f for f in _EXPERTS if f != "w4a16" or group == EXPERTS_GROUP])
+            elif operator in ELEMENTWISE and operator != "rope_cache":
                 at &= rows["format"] == "bf16"
             made = _as_operator({name: values[at] for name, values in rows.items()}, operator, tp, routing)
             if made is not None and at.any():
@@ -99,9 +106,10 @@ def _as_operator(rows: Columns, operator: str, tp: int, routing: str) -> tuple[s
         }  # fmt: skip
     if operator == "fused_moe":
         return "moe", {
-            "dtype": rows["format"], "hidden": rows["hidden"], "inter": rows["intermediate"] * tp,
-            "topk": rows["top_k"], "experts": rows["experts"], "tp": same(tp), "ep": same(1),
-            "routing": same(routing), "tokens": rows["tokens"], **seconds,
+            "dtype": np.asarray([_EXPERTS.get(name, name) for name in rows["format"].tolist()]),
+            "hidden": rows["hidden"], "inter": rows["intermediate"] * tp, "topk": rows["top_k"],
+            "experts": rows["experts"], "tp": same(tp), "ep": same(1), "routing": same(routing),
+            "tokens": rows["tokens"], **seconds,
         }  # fmt: skip
     if operator in ELEMENTWISE:
         sizes = {name: rows.get(name, same(0)) for name in ("columns", "heads", "kv_heads", "head_dim")}

@@ -86,7 +86,8 @@ def _group(
         else:
             facts = {"experts": e.experts, "topk": e.topk, "top_k": e.topk, "hidden": e.hidden,
                      "inter": e.inter // e.tp, "intermediate": e.inter // e.tp}  # fmt: skip
-            words = ("block", "fp8") if e.dtype == "fp8_block" else (e.dtype, *_FORMAT_WORDS.get(e.dtype, ()))
+            blocks = e.dtype == "fp8_block" or (plain and e.dtype == "fp8")  # the reference engine: of equal scales
+            words = ("block", "fp8") if blocks else (e.dtype, *_FORMAT_WORDS.get(e.dtype, ()))
             yield from by_tokens(("fused_moe",), words, 1, **facts)
             family = _family(("vllm_fused_moe",), words, facts, ("tokens",), [])
             if family is not None:
