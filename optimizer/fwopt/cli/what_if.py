@@ -63,11 +63,12 @@ def prepare_what_if(
     from fwopt.perf.store import load_profile
     from fwopt.search.defaults import engine_defaults
     from fwopt.search.job import resolve_model
-    from fwopt.search.kernels import known_kernels, with_kernels
+    from fwopt.search.kernels import known_kernels
     from fwopt.search.settings import Settings, resolve_engine
     from fwopt.search.simulating import SimulatingEvaluator
     from fwopt.search.space import SpaceOverrides
-    from fwopt.search.speculation import known_drafters, speculating
+    from fwopt.search.speculation import known_drafters
+    from fwopt.search.step_times import laid_over, told_of
     from fwopt.search.traffic import load_traffic
     from fwopt.spec.candidate import Candidate, Parallelism, RouterPolicy
     from fwopt.spec.objective import Objective, Slo
@@ -109,15 +110,15 @@ def prepare_what_if(
             calibration=calibration_without(load_calibration(chosen_engine.name), off),
             eager_all_reduce="eager-all-reduce" not in off,
         )  # fmt: skip
-    costs = with_kernels(costs, known_kernels(chosen_engine, gpus.device, costs, profiles, SpaceOverrides())[0])
     drafters = known_drafters(speculation, spec, chosen_engine)
-    costs = speculating(costs, drafters, lambda draft: costs_of(draft, gpus.device, chosen_engine, profile))
+    kernels, _ = known_kernels(chosen_engine, gpus.device, costs, profiles, SpaceOverrides())
+    costs = laid_over(costs, profile, kernels=kernels, drafters=drafters)
     evaluator = SimulatingEvaluator(traffic.workload, costs, gpus, objective, off, drafters)
     fit = evaluator.capacity(candidate)
     if isinstance(fit, Rejected):
         amounts = f": needs {fit.need:,.0f}, has {fit.have:,.0f} {fit.unit}" if fit.need and fit.have else ""
         raise NothingFitsError(f"{spec.name} does not start like this: {fit.reason}{amounts}")
-    notes = [*traffic.notes, *([recorded] if recorded else []), *([profile.note] if profile.note else [])]
+    notes = [*traffic.notes, *([recorded] if recorded else []), *told_of(profile, costs)]
     notes += read.notes if read is not None else ()
     notes += [f"left out: {', '.join(sorted(off))}"] if off else []
     return WhatIf(candidate, evaluator, fit, tuple(notes))

@@ -13,16 +13,16 @@ from fwopt.errors import InputError, NothingFitsError, RunFolderError
 from fwopt.paths import own_evals, own_quality
 from fwopt.perf.calibration import load_calibration
 from fwopt.perf.cost import CostModel
-from fwopt.perf.costs import Costs, costs_of
+from fwopt.perf.costs import costs_of
 from fwopt.perf.kernel_times import KernelTimes
-from fwopt.perf.machine import CalibratedCosts, load_machine, uncalibrated
+from fwopt.perf.machine import load_machine, uncalibrated
 from fwopt.perf.steps import StepProfile
 from fwopt.perf.store import Profile, load_profile
 from fwopt.search.defaults import default_baseline
 from fwopt.search.derive import derive_space
 from fwopt.search.evals import find_evals
 from fwopt.search.evaluators import Screen
-from fwopt.search.kernels import known_kernels, reference_space, reopened, with_kernels
+from fwopt.search.kernels import known_kernels, reference_space, reopened
 from fwopt.search.measured import measured_space
 from fwopt.search.notes import shortfall
 from fwopt.search.quality import find_measured
@@ -32,7 +32,8 @@ from fwopt.search.scoring import require_price
 from fwopt.search.settings import Settings, parse_objective, resolve_engine
 from fwopt.search.simulating import SimulatingEvaluator
 from fwopt.search.space import SearchSpace, SpaceOverrides
-from fwopt.search.speculation import known_drafters, speculating, with_drafters
+from fwopt.search.speculation import known_drafters, with_drafters
+from fwopt.search.step_times import laid_over, told_of
 from fwopt.search.traffic import Traffic, load_traffic
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineSpec
@@ -235,22 +236,13 @@ def _pins(
 
 
 def _assemble(inputs: RunInputs, traffic: Traffic, profile: Profile, kernels: KernelTimes | None) -> Job:
-    cost: Costs = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
-    cost = with_kernels(cost, kernels)
-    device, engine = inputs.hardware.device, inputs.engine
-    cost = speculating(cost, inputs.drafters, lambda draft: costs_of(draft, device, engine, profile))
-    if inputs.machine is not None:
-        cost = CalibratedCosts(cost, inputs.machine)
+    plain = costs_of(inputs.model, inputs.hardware.device, inputs.engine, profile)
+    cost = laid_over(plain, profile, kernels=kernels, drafters=inputs.drafters, machine=inputs.machine)
     evaluator = SimulatingEvaluator(traffic.workload, cost, inputs.hardware, inputs.objective, drafters=inputs.drafters)
     baseline = inputs.baseline or default_baseline(
         inputs.space, inputs.model, inputs.hardware.device, evaluator, inputs.engine.name
     )
-    notes = [*traffic.notes, *inputs.notes]
-    if profile.note:
-        notes.append(profile.note)
-    steps = uncalibrated(cost)
-    if isinstance(steps, StepProfile) and steps.left_open:
-        notes.append(steps.left_open)
+    notes = [*traffic.notes, *inputs.notes, *told_of(profile, cost)]
     if inputs.machine is not None:
         notes.append(f"step times calibrated by {len(inputs.machine.fitted_on)} live replays (--calibration)")
     if baseline is None:
