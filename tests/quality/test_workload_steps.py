@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fwopt.cli import tuning
-from fwopt.cli.mixing import _steps
+from fwopt.cli.mixing import _steps, mixed_order
 from fwopt.cli.quantizing import Asked
 from fwopt.errors import FwoptError
 from fwopt.quality.schemes import SCHEMES
 from fwopt.quantize.bands import Band, Product
 from fwopt.quantize.card import _mixture
+from fwopt.quantize.produce import Order
 from fwopt.quantize.steps import Steps, parse_steps, steps_of_run
 from fwopt.quantize.times import from_measured
 from fwopt.spec.quantized import Mixture
@@ -77,6 +80,19 @@ def test_the_run_that_is_written_brings_its_steps_and_a_hand_overrules_it(run):
     assert _steps(asked(folder, "8:3,512:1"), model, quiet).says == "steps given by hand, 8:3,512:1"
     with pytest.raises(FwoptError, match="--step RUN"):
         _steps(asked(model), model, quiet)
+
+
+def test_too_little_text_to_measure_on_is_refused_before_anything_is_timed(run, tmp_path):
+    folder, model, _ = run
+    (tmp_path / "short.txt").write_text("Far too short.")
+    (tmp_path / "other.txt").write_text("the words of a text that was not measured on " * 500)
+    told = []
+    wanted = replace(
+        asked(folder), text=(tmp_path / "short.txt",), calibrate=(tmp_path / "other.txt",), times=Path("nowhere.json")
+    )
+    with pytest.raises(FwoptError, match="at least 8 are needed: give more text"):
+        mixed_order(Order("tiny", model, tmp_path / "out", tmp_path, ""), str(model), wanted, lambda *a: told.append(a))
+    assert told == []
 
 
 def test_a_run_of_another_model_or_without_its_trace_is_refused(run, model_folder, tmp_path):

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fwopt.cli.comparing_quality import request
-from fwopt.cli.quantizing import Asked, Tell, calibration_request, choices_of, is_run
+from fwopt.cli.quantizing import Asked, Tell, calibration_request, choices_of, is_run, to_measure
 from fwopt.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,17 +30,13 @@ def mixed_order(order: Order, model: str, asked: Asked, tell: Tell) -> Order:
             "its linear layers here"
         )
     schemes, chooses = choices_of(asked), calibration_request(order.source, asked)
+    measure = to_measure(model, None, asked)
     where = bands(order.source, asked.band)
     _check_fits(where, schemes)
     times = _times(asked, where, schemes, order, tell)
     scheme, mixture = Mixer(chooses, where, schemes, times, tell).choose(asked.max_kl)
-    measure = None
-    if asked.text or asked.workload:
-        wanted = request(
-            model, asked.text, asked.workload, "int8", asked.home, max_tokens=asked.max_tokens, window=asked.window,
-            seed=asked.seed, dtype="bf16",
-        )  # fmt: skip
-        measure = replace(wanted, schemes=(scheme,))
+    if measure is not None:
+        measure = replace(measure, schemes=(scheme,))
     return replace(order, scheme=scheme, mixture=mixture, measure=measure)
 
 

@@ -62,13 +62,13 @@ def make_order(asked: Asked, tell: Tell) -> Order:
         return _gguf(order, name, asked)
     calibrated = _calibrated(name, source, asked)
     if calibrated is not None:
-        return replace(order, calibration=calibrated, measure=_measure(model, None, asked))
+        return replace(order, calibration=calibrated, measure=to_measure(model, None, asked))
     if name == MIXED:
         from fwopt.cli.mixing import mixed_order
 
         return mixed_order(order, model, asked, tell)
     scheme = _plain(name)
-    return replace(order, scheme=scheme, measure=_measure(model, name, asked))
+    return replace(order, scheme=scheme, measure=to_measure(model, name, asked))
 
 
 def _plain(name: str) -> Scheme:
@@ -147,9 +147,7 @@ def calibration_rows(source: Path, asked: Asked) -> tuple[tuple[int, ...], ...]:
     """Windows of --calibrate."""
     from fwopt.quality.study import read_windows
 
-    wanted = calibration_request(source, asked)
-    vocabulary = json.loads((source / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    windows = read_windows(wanted, vocabulary, lambda *_: None)
+    windows = read_windows(calibration_request(source, asked), _vocabulary(source), lambda *_: None)
     return tuple(tuple(int(t) for t in windows.tokens[windows.rows(i)]) for i in range(len(windows)))
 
 
@@ -165,14 +163,22 @@ def calibration_request(source: Path, asked: Asked) -> Request:
     )  # fmt: skip
 
 
-def _measure(model: str, scheme: str | None, asked: Asked) -> Request | None:
-    """None where no text was given."""
+def to_measure(model: str, scheme: str | None, asked: Asked) -> Request | None:
+    """The text to measure on, refused before any work where there is too little of it; None where none was given."""
+    from fwopt.quality.study import require
+
     if not asked.text and not asked.workload:
         return None
-    return request(
+    wanted = request(
         model, asked.text, asked.workload, scheme or "int8", asked.home, max_tokens=asked.max_tokens,
         window=asked.window, seed=asked.seed, dtype="bf16",
     )  # fmt: skip
+    require(wanted, _vocabulary(wanted.folder))
+    return wanted
+
+
+def _vocabulary(source: Path) -> int:
+    return int(json.loads((source / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
 def choices_of(asked: Asked) -> tuple[Scheme, ...]:
