@@ -196,13 +196,17 @@ def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
             del packed[name]
             packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
             plain[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
-    found = []
+    found, held = [], []
     for kind, weights in (("packed", packed), ("plain", plain)):
         place = tmp_path / kind
         place.mkdir()
         (place / "config.json").write_text((folder / "config.json").read_text())
         save_file(weights, place / "model.safetensors")
-        found.append(logits_by_steps(Runner(make_settings(place), Ranks()), prompts(320), [1, 30, 70, 16]))
+        runner = Runner(make_settings(place), Ranks())
+        held.append([m.values for layer in runner.model.layers for m in (layer.mlp.up, layer.mlp.down)])
+        found.append(logits_by_steps(runner, prompts(320), [1, 30, 70, 16]))
+    for ours, expected in zip(*held, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     for ours, expected in zip(*found, strict=True):
         # equal weights elsewhere in memory: a processor's products may differ in the last bits
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
