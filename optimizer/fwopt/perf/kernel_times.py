@@ -106,7 +106,7 @@ def _as_operator(rows: Columns, operator: str, tp: int, routing: str) -> tuple[s
         }  # fmt: skip
     if operator == "fused_moe":
         return "moe", {
-            "dtype": np.asarray([_EXPERTS.get(name, name) for name in rows["format"].tolist()]),
+            "dtype": np.asarray([_EXPERTS[name] for name in rows["format"].tolist()]),
             "hidden": rows["hidden"], "inter": rows["intermediate"] * tp, "topk": rows["top_k"],
             "experts": rows["experts"], "tp": same(tp), "ep": same(1), "routing": same(routing),
             "tokens": rows["tokens"], **seconds,

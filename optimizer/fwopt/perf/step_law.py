@@ -233,14 +233,15 @@ def fit_beside(mixed: StepRows, excess: Floats) -> tuple[Floats, Floats]:
     """(prompt tokens, B at them): mixed steps that are alike but for the contexts beside the prompt."""
     lengths, found = [0.0], [0.0]
     pool = mixed.batch * mixed.context
-    for m in np.unique(mixed.tokens):
-        i, j = np.triu_indices(len(mixed), 1)
-        alike = (mixed.tokens[i] == m) & (mixed.tokens[j] == m) & (mixed.past[i] == mixed.past[j])
-        alike &= (mixed.batch[i] == mixed.batch[j]) & (np.abs(pool[i] - pool[j]) >= LEAST_APART)
-        if alike.any():
-            slopes = (excess[i] - excess[j])[alike] / (pool[i] - pool[j])[alike]
-            lengths.append(float(m))
-            found.append(max(found[-1], float(np.median(slopes))))
+    i, j = np.triu_indices(len(mixed), 1)
+    alike = np.abs(pool[i] - pool[j]) >= LEAST_APART
+    for column in (mixed.tokens, mixed.past, mixed.batch):
+        alike &= column[i] == column[j]
+    i, j = i[alike], j[alike]
+    slopes, tokens = (excess[i] - excess[j]) / (pool[i] - pool[j]), mixed.tokens[i]
+    for m in np.unique(tokens):
+        lengths.append(float(m))
+        found.append(max(found[-1], float(np.median(slopes[tokens == m]))))
     return np.asarray(lengths), np.asarray(found)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fwopt.errors import UnmeasuredError
 from fwopt.perf.grid import Floats, StepGrid
-from fwopt.perf.step_law import LEAST_APART, StepLaw, StepRows, fit
+from fwopt.perf.step_law import StepLaw, StepRows, fit, fit_beside
 from fwopt.perf.store import Columns, Profile
 from fwopt.spec.candidate import Candidate, KvDtype, scheme_name
 from fwopt.spec.engine import EngineSpec
@@ -110,8 +110,8 @@ class StepProfile:
 
 
 def _saw_contexts_beside(mixed: StepRows) -> bool:
-    """Whether steps with prompts beside equally many sequences differ enough by their contexts."""
-    return any(np.ptp(n * mixed.context[mixed.batch == n]) >= LEAST_APART for n in np.unique(mixed.batch))
+    lengths, _ = fit_beside(mixed, mixed.p50_s)
+    return len(lengths) > 1
 
 
 def measured_keys(profile: Profile, model: ModelSpec) -> tuple[StepKey, ...]:

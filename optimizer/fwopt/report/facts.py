@@ -165,8 +165,6 @@ def drift(entry: Entry) -> str | None:
     named = sorted(more, key=lambda name: -more[name])[:MOST_NAMED]
     told = {name: f.change(slower[name], promised[name]) for name in named}
     said = [f"{name} {f.seconds(slower[name])}" + (f" ({told[name]})" if told[name] else "") for name in named]
-    if not said:
-        return None
     text = f"steps {f.percent(entry.if_slower.factor - 1)} longer would make {f.listing(said)}"
     kept = {r.slo for r in entry.evaluation.slos if r.met}
     lost = [f.plain(str(r.slo)) for r in entry.if_slower.evaluation.slos if r.slo in kept and not r.met]
@@ -178,7 +176,8 @@ def _latencies(evaluation: Evaluation) -> dict[str, float | None]:
     found = {f.slo_name(r.slo): r.value_s for r in evaluation.slos}
     for result in evaluation.goals:
         if result.goal.statistic is not None:
-            found.setdefault(f"{result.goal.metric.upper()} {format_statistic(result.goal.statistic)}", result.value)
+            name = f"{f.metric_name(result.goal.metric)} {format_statistic(result.goal.statistic)}"
+            found.setdefault(name, result.value)
     return found or {"TTFT p90": evaluation.metrics.ttft.p90_s, "TPOT p90": evaluation.metrics.tpot.p90_s}
 
 

@@ -129,7 +129,7 @@ def gpus(number: int, hardware: HardwareSpec) -> str:
     return f"{number} x {plain(hardware.device.full_name)}"
 
 
-def metric_name(metric: LatencyMetric) -> str:
+def metric_name(metric: LatencyMetric | GoalMetric) -> str:
     return "queue" if metric == "queue" else metric.upper()
 
 

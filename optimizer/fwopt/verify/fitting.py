@@ -55,7 +55,7 @@ class Observed:
 
     def residuals(self, theta: Floats) -> list[float]:
         """ln(predicted / measured) in noises, of every figure that both have."""
-        records = self.promise.records(self.workload, partial(adjusted, theta=theta))
+        records = self._records(theta)
         predicted = figures(records, self.promise.pairs)
         found = []
         for name, measured in self.measured.items():
@@ -67,7 +67,10 @@ class Observed:
         return found
 
     def predicted(self, theta: Floats) -> dict[str, float | None]:
-        return figures(self.promise.records(self.workload, partial(adjusted, theta=theta)), self.promise.pairs)
+        return figures(self._records(theta), self.promise.pairs)
+
+    def _records(self, theta: Floats) -> Records:
+        return self.promise.records(self.workload, partial(adjusted, theta=theta))
 
 
 def adjusted(grid: StepGrid, theta: Floats) -> StepGrid:
