@@ -78,4 +78,4 @@ def dot(a, b, total):
     """total + a @ b: in float32, of int8 exactly in int32."""
     if INTERPRETED and total.dtype == tl.float32:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total)
+    return tl.dot(a, b, total, out_dtype=total.dtype)
