@@ -65,7 +65,7 @@ def demands(small: bool) -> list[Any]:
         add("rope_cache", few, **heads, rotary_dim=model["head_dim"], block_size=16)
         add("decode_attention", [(1, 64)] if small else list(ATTENTION), **heads, block_size=16)
         for n, k in model["linears"].values():
-            for operator in ("w4a16", "fp8_gemm"):
+            for operator in ("w4a16", "fp8_gemm", "int8_gemm"):
                 add(operator, steps, n=256 if small else n, k=256 if small else k)
         if "experts" in model:
             sizes = {"experts": model["experts"], "hidden": model["hidden"], "intermediate": model["expert_inter"]}

@@ -1,4 +1,4 @@
-"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, torch's attention."""
+"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, `torch._int_mm`, torch's attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS
 
 
 def baselines(session: Session, seconds: float) -> list[Result]:
-    """cuBLAS through F.linear, `torch._scaled_mm`, torch's attention: each on rotating memory, in a CUDA graph."""
+    """cuBLAS through F.linear, `torch._scaled_mm`, `torch._int_mm`, torch's attention: each on rotating memory, in a
+    CUDA graph."""
     import torch
 
     device, small = session.device, session.small
@@ -24,6 +25,7 @@ def baselines(session: Session, seconds: float) -> list[Result]:
             shape = {"m": m, "n": n, "k": k}
             jobs.append(({"what": "cublas bf16", **shape}, partial(_linear, device, m, n, k)))
             if not small:
+                jobs.append(({"what": "int_mm", **shape}, partial(_int_mm, device, m, n, k)))
                 for scales in ("tensor", "row"):
                     build = partial(_scaled, device, m, n, k, scales)
                     jobs.append(({"what": f"scaled_mm {scales}", **shape}, build))
@@ -69,6 +71,19 @@ def _scaled(device: str, m: int, n: int, k: int, scales: str) -> list[Callable[[
     a, b = (torch.ones(m, 1), torch.ones(1, n)) if scales == "row" else (torch.ones(()), torch.ones(()))
     a, b = a.to(device), b.to(device)
     return [partial(torch._scaled_mm, x, w, scale_a=a, scale_b=b, out_dtype=torch.bfloat16) for w in weights]
+
+
+def _int_mm(device: str, m: int, n: int, k: int) -> list[Callable[[], Any]]:
+    """int32 sums without scales, so less than an `int8_gemm` does but for wider results; 17 rows at least."""
+    import torch
+
+    from fwopt_kernels.row_formats import int8_product
+
+    x = torch.randint(-128, 128, (m, k), device=device, dtype=torch.int8)
+    weights = [
+        torch.randint(-128, 128, (n, k), device=device, dtype=torch.int8).t() for _ in range(_copies(n * k, device))
+    ]
+    return [partial(int8_product, x, w) for w in weights]
 
 
 def _sdpa(device: str, sequences: int, context: int, model: Result) -> list[Callable[[], Any]]:

@@ -90,7 +90,7 @@ def _against_vendor(rows: list[Result], base: list[Result]) -> list[Result]:
     ours = {
         (r["operator"], r["format"], r["point"][0], r["fixed"]["n"], r["fixed"]["k"]): r["best_s"]
         for r in rows
-        if r["operator"] in ("w4a16", "fp8_gemm") and r["best_s"] is not None
+        if r["operator"] in ("w4a16", "fp8_gemm", "int8_gemm") and r["best_s"] is not None
     }
     lines = []
     linears = list(MODELS["Qwen3-8B"]["linears"].values())
@@ -108,4 +108,8 @@ def _against_vendor(rows: list[Result], base: list[Result]) -> list[Result]:
         if operator == "fp8_gemm" and other and (m >= 1024 or m < 256):
             limit = 1.05 if m >= 1024 else 1.0
             lines.append(_verdict(f"{format} over torch._scaled_mm, m {m} n {n} k {k}", seconds / other, limit))
+        sums = vendor.get(("int_mm", m, n, k))
+        if operator == "int8_gemm" and sums:
+            what = f"{format} over torch._int_mm, without scales, m {m} n {n} k {k}"
+            lines.append(_verdict(what, seconds / sums, 1.0))
     return lines

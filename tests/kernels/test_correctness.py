@@ -42,6 +42,12 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {"m": 1, "n": 256, "k": 16},
         {"m": 0, "n": 8, "k": 128},
     ],
+    "int8_gemm": [
+        {"m": 5, "n": 130, "k": 400},
+        {"m": 70, "n": 33, "k": 256},
+        {"m": 1, "n": 256, "k": 16},
+        {"m": 0, "n": 8, "k": 128},
+    ],
     "rope_cache": [
         HEADS,
         {**HEADS, "tokens": 33, "heads": 9, "kv_heads": 1},
@@ -72,6 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "fused_moe": variant(4, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=64, GROUP_SIZE_M=16),
     "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
     "fp8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
+    "int8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
 }
 CASES = [
     pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")
