@@ -138,9 +138,9 @@ def test_a_router_follows_prefixes_only_where_they_are_cached(toy):
     with pytest.raises(
         InputError, match=r"router \[cache_aware\] follows prefixes, so it needs prefix_caching \[true\]"
     ):
-        derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(router=("cache_aware",)))
-    alone = derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(router=("cache_aware",), prefix_caching=(True,)))
-    assert {c.router for c in alone.enumerate()} == {"cache_aware"}
+        derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(router=("cache_aware",), prefix_caching=(True, False)))
+    alone = derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(router=("cache_aware",)))
+    assert {(c.router, c.batching.prefix_caching) for c in alone.enumerate()} == {("cache_aware", True)}
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,9 @@ class SpaceOverrides(Frozen):
 
     def taken(self) -> dict[str, Any]:
         """Axes given, of those that replace the default values as they are; precisions and layouts are checked
-        against model and hardware first."""
-        return {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
+        against model and hardware first. Who wants prefixes followed and nothing else wants them cached."""
+        found = {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
+        return {"prefix_caching": (True,)} | found if self.router == ("cache_aware",) else found
 
 
 _AS_GIVEN = (
