@@ -201,7 +201,8 @@ def _space(format: str) -> Space:
         step = keys * 2 * 128 * CACHE_DTYPES[format].itemsize  # bytes of heads of 128
         return (
             v.num_warps == rows // 16
-            and keys <= rows  # 64 x 128 spills: a thread has as many logits as sums
+            and keys <= rows  # 64 x 128 spills
+            and (step < 2**16 or v.num_stages == 3)  # 128 keys of 16 bits: two stages spill
             and step * v.num_stages <= 192 * 1024  # beside 32 KiB of queries
         )
 
