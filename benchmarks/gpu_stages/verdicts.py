@@ -112,4 +112,16 @@ def _against_vendor(rows: list[Result], base: list[Result]) -> list[Result]:
         if operator == "int8_gemm" and sums:
             what = f"{format} over torch._int_mm, without scales, m {m} n {n} k {k}"
             lines.append(_verdict(what, seconds / sums, 1.0))
-    return lines
+    return [*lines, *_prompts(rows, base)]
+
+
+def _prompts(rows: list[Result], base: list[Result]) -> list[Result]:
+    """Prompt attention over a paged cache beside torch's over one that is not."""
+    names = ("sequences", "tokens", "context")
+    vendor = {(*(b[n] for n in names), b["kv_heads"]): b["s"] for b in base if "tokens" in b and "s" in b}
+    return [
+        _verdict(f"prefill attention over torch's, {dict(zip(names, r['point'], strict=True))}", r["best_s"] / s, NOISE)
+        for r in rows
+        if r["operator"] == "prefill_attention" and r["format"] == "bf16" and r["best_s"] is not None
+        if (s := vendor.get((*r["point"], r["fixed"]["kv_heads"])))
+    ]

@@ -144,7 +144,7 @@ def test_quantized_weights_by_the_triton_kernels_give_the_engines_own_logits(qua
         for dtype in ("fp32", "bf16")
     )
     sizes = {"m": 1, "n": 64, "k": 64}
-    chosen = Choice("w4a16", "g32", sizes, TUNED), Choice("int8_gemm", "int8-row", sizes, TUNED_INT8)
+    chosen = Choice("w4a16", "g32", sizes, TUNED), Choice("int8_gemm", "int8-row", sizes, TUNED_INT8), TUNED_PREFILL
     found = logits_interpreted(make_settings, folder, candidate=scheme, choices=chosen)
     assert_nearly_as_near(found, exact, rounded)
 
@@ -174,6 +174,13 @@ TRITON_STARTS = [40, 12, 37]
 TUNED = variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
 """Of w4a16, not its default."""
 TUNED_INT8 = variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=128, SPLIT_K=2, GROUP_M=1, SWAP_AB=1, TMA=0)
+TUNED_PREFILL = Choice(
+    "prefill_attention", "bf16",
+    {"sequences": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "block_size": 16, "tokens": 32, "shortest": 32,
+     "context": 32},
+    variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
+)  # fmt: skip
+"""Likewise not its default."""
 LIMITS = {"max_num_batched_tokens": 32, "max_num_seqs": 3}
 
 
@@ -229,9 +236,11 @@ def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_fp8_cache_is_near(model_folder, make_settings):
+@pytest.mark.parametrize(("dtype", "operators"), [("fp32", "torch"), ("bf16", "triton")])
+def test_an_fp8_cache_is_near(dtype, operators, model_folder, make_settings):
     folder, texts, starts = model_folder("llama"), prompts(320), [1, 30, 70, 16]
-    settings = make_settings(folder, {"max_num_batched_tokens": 32}, candidate={"kv_dtype": "fp8"})
+    limits = {"max_num_batched_tokens": 32}
+    settings = make_settings(folder, limits, dtype=dtype, operators=operators, candidate={"kv_dtype": "fp8"})
     ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
     for mine, exact, start in zip(ours, reference(folder, torch.float32, texts), starts, strict=True):
         assert 0 < (mine - exact[start - 1 :]).norm() / exact[start - 1 :].norm() < 0.2
