@@ -88,7 +88,7 @@ def _attend_block(
     return higher, amount * shrink + tl.sum(p, 1), total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences"])  # else compiled anew while serving, for one and for multiples of 16
 def _attend(
     query, cache, table, lengths, starts, scales, out, softmax_scale, sequences,
     query_stride, out_stride, plane_stride, block_stride, slot_stride, head_stride, table_stride,
@@ -169,6 +169,8 @@ def prefill_attention(
     sequences = len(lengths)
     if starts.shape != (sequences + 1,):
         raise ValueError(f"starts must have an entry a sequence and one more, {sequences + 1}; got {len(starts)}")
+    if tokens and not sequences:
+        raise ValueError(f"{tokens} tokens belong to no sequence: lengths is empty")
     if softmax_scale <= 0:
         raise ValueError(f"softmax_scale must be above zero, got {softmax_scale}")
     if variant == FALLBACK:
