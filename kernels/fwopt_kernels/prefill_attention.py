@@ -38,14 +38,17 @@ from fwopt_kernels.rounding import dot, to_bf16
 
 
 @triton.jit
-def _place(starts, sequences, QUERIES: tl.constexpr, HEADS_FIRST: tl.constexpr):
+def _place(starts, sequences, QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, HEADS_FIRST: tl.constexpr):
     """KV head and sequence of this program; its first query within the chunk, beyond it where there is nothing to do.
 
     Sequence i has the tiles from starts[i] // QUERIES + i on: enough of them, found without knowing any length on the
     host. The last tile begins first: the later in its chunk, the longer it takes, and what begins last should be short.
     """
-    axis: tl.constexpr = 1 if HEADS_FIRST else 0
-    tile = tl.num_programs(axis) - 1 - tl.program_id(axis)
+    tiles = tl.num_programs(0) // KV_HEADS  # in one dimension: a second one ends at 65,535
+    if HEADS_FIRST:
+        kv_head, tile = tl.program_id(0) % KV_HEADS, tiles - 1 - tl.program_id(0) // KV_HEADS
+    else:
+        kv_head, tile = tl.program_id(0) // tiles, tiles - 1 - tl.program_id(0) % tiles
     low, high = tile * 0, sequences
     while high - low > 1:
         middle = (low + high) // 2
@@ -53,7 +56,7 @@ def _place(starts, sequences, QUERIES: tl.constexpr, HEADS_FIRST: tl.constexpr):
             low = middle
         else:
             high = middle
-    return tl.program_id(1 - axis), low, (tile - low - tl.load(starts + low) // QUERIES) * QUERIES
+    return kv_head, low, (tile - low - tl.load(starts + low) // QUERIES) * QUERIES
 
 
 @triton.jit
@@ -88,18 +91,18 @@ def _attend_block(
     return higher, amount * shrink + tl.sum(p, 1), total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences"])  # else compiled anew while serving, for one and for multiples of 16
 def _attend(
     query, cache, table, lengths, starts, scales, out, softmax_scale, sequences,
     query_stride, out_stride, plane_stride, block_stride, slot_stride, head_stride, table_stride,
-    HEAD: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr,
-    BF16: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    HEAD: tl.constexpr, PAGE: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr, BF16: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """A program a KV head and tile of queries. HEADS_FIRST: all heads of a tile begin together, else all tiles of a
     head, whose keys and values the L2 cache then holds for all of them."""
     queries: tl.constexpr = BLOCK_M // GROUP
-    kv_head, sequence, first = _place(starts, sequences, queries, HEADS_FIRST)
+    kv_head, sequence, first = _place(starts, sequences, queries, KV_HEADS, HEADS_FIRST)
     begin = tl.load(starts + sequence)
     chunk = tl.load(starts + sequence + 1) - begin
     if first >= chunk:
@@ -169,6 +172,8 @@ def prefill_attention(
     sequences = len(lengths)
     if starts.shape != (sequences + 1,):
         raise ValueError(f"starts must have an entry a sequence and one more, {sequences + 1}; got {len(starts)}")
+    if tokens and not sequences:
+        raise ValueError(f"{tokens} tokens belong to no sequence: lengths is empty")
     if softmax_scale <= 0:
         raise ValueError(f"softmax_scale must be above zero, got {softmax_scale}")
     if variant == FALLBACK:
@@ -183,10 +188,10 @@ def prefill_attention(
     chosen = variant or space.default_for({"tokens": each, "heads": heads, "kv_heads": kv_heads})
     block_m = max(chosen["BLOCK_M"], int(triton.next_power_of_2(group)))
     tiles = tokens // (block_m // group) + sequences
-    _attend[(kv_heads, tiles) if chosen["HEADS_FIRST"] else (tiles, kv_heads)](
+    _attend[(kv_heads * tiles,)](
         query, cache, table, lengths, starts, scales, out, softmax_scale, sequences, query.stride(0), out.stride(0),
         cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3), table.stride(0), HEAD=head_dim, PAGE=page,
-        GROUP=group, WINDOW=window or 0, SOFT_CAP=soft_cap or 0.0, BF16=bf16,
+        KV_HEADS=kv_heads, GROUP=group, WINDOW=window or 0, SOFT_CAP=soft_cap or 0.0, BF16=bf16,
         HEAD_BLOCK=max(16, triton.next_power_of_2(head_dim)), **dict(chosen.constants) | {"BLOCK_M": block_m},
         **chosen.options,
     )  # fmt: skip
@@ -237,7 +242,7 @@ class PrefillAttention:
         return SPACES[format]
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
-        """For heads of 128, four to a KV head, and pages of 16."""
+        """For heads of 128, four to each of eight KV heads, and pages of 16."""
         pointers = {
             "query": "*bf16", "cache": CACHE_TYPES[format], "table": "*i32", "lengths": "*i32", "starts": "*i32",
             "scales": "*fp32", "out": "*bf16",
@@ -245,8 +250,9 @@ class PrefillAttention:
         names = ("query", "out", "plane", "block", "slot", "head")
         strides = {f"{name}_stride": "i64" if name == "plane" else "i32" for name in names}
         signature = {**pointers, "softmax_scale": "fp32", "sequences": "i32", **strides, "table_stride": "i32"}
-        constants = {"HEAD": 128, "PAGE": 16, "GROUP": 4, "WINDOW": self.window or 0, "SOFT_CAP": self.soft_cap or 0.0,
-                     "BF16": format == "bf16", "HEAD_BLOCK": 128, **dict(variant.constants)}  # fmt: skip
+        constants = {"HEAD": 128, "PAGE": 16, "KV_HEADS": 8, "GROUP": 4, "WINDOW": self.window or 0,
+                     "SOFT_CAP": self.soft_cap or 0.0, "BF16": format == "bf16", "HEAD_BLOCK": 128,
+                     **dict(variant.constants)}  # fmt: skip
         return (Launch(_attend, signature, constants, (*pointers, *strides), variant.options),)
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:

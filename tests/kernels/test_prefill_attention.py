@@ -145,6 +145,8 @@ def test_layouts_that_it_cannot_read_are_refused() -> None:
         call(cache=case.cache[..., :3, :])
     with pytest.raises(ValueError, match="starts must have an entry a sequence and one more, 4; got 3"):
         call(starts=case.starts[1:])
+    with pytest.raises(ValueError, match="140 tokens belong to no sequence"):
+        call(lengths=case.lengths[:0], starts=case.starts[:1])
     with pytest.raises(ValueError, match=r"softmax_scale must be above zero, got -0\.1"):
         call(softmax_scale=-0.1)
 

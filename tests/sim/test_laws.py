@@ -84,6 +84,11 @@ def test_steps_are_counted_by_their_shapes(run, scheduling, make_workload, make_
     assert steps.decode_steps @ steps.batch == pytest.approx((output - 1).sum())
     contexts = (output - 1) * prompt + output * (output - 1) / 2
     assert steps.decode_steps @ (steps.batch * steps.context) == pytest.approx(contexts.sum())
+    chunked = steps.chunk_steps * steps.chunks
+    assert chunked @ steps.chunk_tokens == pytest.approx((prompt - records.cached_tokens).sum())
+    assert (steps.chunk_context >= steps.chunk_tokens - 1e-9).all()
+    whole = chunked.sum() == pytest.approx(len(prompt))  # nobody's prompt was divided: each context is a prompt
+    assert not whole or chunked @ steps.chunk_context == pytest.approx(prompt.sum())
 
 
 @SETTINGS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ pytest.importorskip("triton", reason="needs Triton, which has builds for Linux o
 STEPS = StepCounts(
     tokens=np.asarray([1, 8, 2048]), token_steps=np.asarray([10.0, 5.0, 2.0]), batch=np.asarray([1, 8]),
     context=np.asarray([100.4, 900.0]), decode_steps=np.asarray([10.0, 7.0]),
+    chunks=np.asarray([1.0, 2.5]), chunk_tokens=np.asarray([1948.6, 33.0]), chunk_context=np.asarray([4000.0, 33.0]),
+    chunk_steps=np.asarray([2.0, 4.0]),
 )  # fmt: skip
 
 
@@ -63,6 +67,25 @@ def test_experts_are_tuned_in_the_format_that_the_engine_runs_them_in(engine, sc
     candidate = Candidate(quantization=Fp8(scale=scale)) if scale else Candidate()
     found, _ = demands(load_model("Qwen/Qwen3-30B-A3B"), candidate, STEPS, engine)
     assert {d.family.format for d in found if d.family.operator == "fused_moe"} == {wanted}
+
+
+def test_prompt_chunks_attend_once_a_layer_and_step() -> None:
+    model = load_model("Qwen/Qwen3-8B")
+    found, _ = demands(model, Candidate(parallelism=Parallelism(tp=2)), STEPS)
+    (demand,) = [d for d in found if d.family.operator == "prefill_attention"]
+    assert demand.family.axes == ("sequences", "tokens", "context")
+    assert demand.points.tolist() == [[1, 1949, 4000], [2, 33, 33]]
+    assert demand.calls.tolist() == [72.0, 144.0]
+    assert dict(demand.family.fixed) == {"heads": 16, "kv_heads": 4, "head_dim": 128, "block_size": 16}
+    shape = shape_of(demand.family, (2, 33, 30), load_operator("prefill_attention").dimensions)
+    assert dict(shape)["shortest"] == dict(shape)["context"] == 33, "a context holds its chunk"
+
+
+def test_without_prompt_chunks_there_is_no_demand_for_them() -> None:
+    none = np.zeros(0)
+    steps = replace(STEPS, chunks=none, chunk_tokens=none, chunk_context=none, chunk_steps=none)
+    found, _ = demands(load_model("Qwen/Qwen3-8B"), Candidate(), steps)
+    assert "prefill_attention" not in {d.family.operator for d in found}
 
 
 def test_every_operator_gets_its_dimensions() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fwopt.engine.kernel_set import choices_of, read_set
@@ -150,6 +151,37 @@ def test_the_plan_takes_the_times_of_the_kernels_that_a_candidate_names(
     assert assumed[1] == 0
     with pytest.raises(UnmeasuredError, match="no times of the kernels 0000000000000000 are here"):
         costs.grid(Candidate(kernels="0" * 16))
+
+
+def prompts(sequences: int, tokens: int, context: int, seconds: float) -> list[Row]:
+    """Of Qwen3-8B, twice as fast as by default."""
+    sizes = {"sequences": sequences, "heads": 32, "kv_heads": 8, "head_dim": 128, "block_size": 16, "tokens": tokens,
+             "shortest": context, "context": context}  # fmt: skip
+    shape, ids = tuple(sizes.items()), [v.id for v in load(OPERATORS["prefill_attention"]).space("bf16").variants()[:2]]
+    return [
+        Row("bf16", shape, ids[at], at == 0, at > 0, 10.0, s, s, s, 9) for at, s in enumerate((2 * seconds, seconds))
+    ]
+
+
+def test_prompts_attend_in_the_time_of_the_kernel(tmp_path: Path) -> None:
+    """Whole prompts in their own time; longer ones at the rate of a chunk that is most of them; what a short chunk
+    after a long context took stands for no prompt. Shorter prompts than were tuned keep the profile's times."""
+    model, engine = load_model("Qwen/Qwen3-8B"), EngineSpec(name="fwopt", version="0")
+    plain = CostModel(model, H200, engine, load_profile(H200, EngineSpec()))
+    rows = [*prompts(1, 1024, 1024, 40e-6), *prompts(1, 2048, 4096, 300e-6), *prompts(1, 16, 4096, 200e-6)]
+    kept(tmp_path, rows, operator="prefill_attention")
+    times = found(tmp_path)
+    costs = TunedCosts(plain, times)
+    before, default, tuned = (
+        costs_.grid(Candidate(kernels=kernels))
+        for costs_, kernels in ((plain, None), (costs, None), (costs, times.kernels.digest))
+    )
+    at = [int(np.searchsorted(tuned.prefill_length, n)) for n in (1024, 4096)]
+    whole = 300e-6 * (4096 * 4097) / (4096 * 4097 - 2048 * 2049)
+    assert tuned.prefill_s[at] == pytest.approx([36 * 40e-6, 36 * whole], rel=1e-6)
+    assert default.prefill_s[at] == pytest.approx(2 * tuned.prefill_s[at], rel=1e-6)
+    assert tuned.prefill_chunk_floor_s == before.prefill_chunk_floor_s
+    assert (tuned.prefill_s[:5] == before.prefill_s[:5]).all()
 
 
 def experts(format: str, seconds: float) -> list[Row]:

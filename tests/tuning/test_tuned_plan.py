@@ -28,7 +28,7 @@ SETTINGS = {
     "search": {"kernels": ["tuned"], "kv_dtypes": ["bf16"], "quantizations": ["bf16"], "max_num_seqs": [8],
                "max_num_batched_tokens": [512]},
 }  # fmt: skip
-
+TUNED = {"rms_norm", "rope_cache", "decode_attention", "prefill_attention"}
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Threads that wait for each other take a multiple of the time on cores that are busy."""
@@ -63,10 +63,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done("profile", "--operators", *common, "--quick", "--allow-busy", "--out", here / "store", cwd=here)
     tuned = json.loads(
         done("kernels", "tune", "trace.jsonl", *common, "--engine", "fwopt", "--device", "cpu", "--buckets", 1,
-             "--op", "rms_norm", "--op", "rope_cache", "--op", "decode_attention", "--profiles", here / "store",
+             "--op", "rms_norm", "--op", "rope_cache", "--op", "decode_attention",
+             "--op", "prefill_attention", "--profiles", here / "store",
              "--out", here / "store", "--json", cwd=here)
     )  # fmt: skip
-    assert {f["operator"] for f in tuned["families"]} == {"rms_norm", "rope_cache", "decode_attention"}
+    assert {f["operator"] for f in tuned["families"]} == TUNED
     done("tune", "trace.jsonl", *common, "--engine", "fwopt", "--profiles", here / "store", "--minimize", "e2e:mean",
          "--allow-unmeasured", "--out", "run", cwd=here)  # fmt: skip
     return here
@@ -81,7 +82,7 @@ def test_the_plan_chooses_with_the_tuned_times_and_says_so(place: Path, files: P
     plan = json.loads((place / "run" / "plan.json").read_text())
     digest = plan["chosen"]["candidate"]["kernels"]
     assert f"kernels-{digest[:8]}" in (place / "run" / "report.md").read_text()
-    assert {c["operator"] for c in plan["kernels"]["choices"]} == {"rms_norm", "rope_cache", "decode_attention"}
+    assert {c["operator"] for c in plan["kernels"]["choices"]} == TUNED
     assert {c["variant"] for c in plan["kernels"]["choices"]} == {"torch"}
     notes = " ".join(plan["notes"])
     assert "runs with the kernels tuned on" in notes

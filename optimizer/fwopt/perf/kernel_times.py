@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fwopt.errors import FwoptError
 from fwopt.perf.environment import TableEnvironment
+from fwopt.perf.prompt_rows import prompt_rows
 from fwopt.perf.store import Columns, Profile, entries, open_profile
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.spec.kernels import KernelChoice, KernelSet
@@ -39,11 +40,12 @@ EXPERTS_GROUP = 128
 _KEYS = {
     "gemm": ("dtype", "n", "k", "m"),
     "decode_attention": ("kv_dtype", "heads", "kv_heads", "head_dim", "window", "batch", "context"),
+    "prefill_attention": ("dtype", "kv_dtype", "heads", "kv_heads", "head_dim", "window", "batch", "length"),
     "moe": ("dtype", "hidden", "inter", "topk", "experts", "tp", "ep", "routing", "tokens"),
     "elementwise": ("kernel", "columns", "heads", "kv_heads", "head_dim", "rows"),
 }
 """Operator table -> its key; the last one or two are what a step changes."""
-_AXES = {"gemm": 1, "decode_attention": 2, "moe": 1, "elementwise": 1}
+_AXES = {"gemm": 1, "decode_attention": 2, "prefill_attention": 2, "moe": 1, "elementwise": 1}
 
 
 class StaleError(FwoptError):
@@ -110,6 +112,9 @@ def _as_operator(rows: Columns, operator: str, tp: int, routing: str) -> tuple[s
             "kv_dtype": rows["format"], **{name: rows[name] for name in names}, "window": same(0),
             "batch": rows["sequences"], "context": (rows["shortest"] + rows["context"]) // 2, **seconds,
         }  # fmt: skip
+    if operator == "prefill_attention":
+        prompts = prompt_rows(rows)
+        return (operator, prompts) if len(prompts["p50_s"]) else None
     if operator == "fused_moe":
         return "moe", {
             "dtype": np.asarray([_EXPERTS[name] for name in rows["format"].tolist()]),
@@ -124,15 +129,28 @@ def _as_operator(rows: Columns, operator: str, tp: int, routing: str) -> tuple[s
 
 
 def _merged(table: str, old: Columns | None, new: Columns) -> Columns:
-    """Rows of a shape that the new ones have at any size give way to them."""
+    """Rows of a shape that the new ones have at any size give way to them; but of prompts shorter than all of those,
+    which say what a chunk takes at least."""
     names = (*_KEYS[table], "p50_s")
     if old is None:
         return {name: new[name] for name in names}
     subject = _KEYS[table][: -_AXES[table]]
-    anew = set(zip(*(new[name].tolist() for name in subject), strict=True))
-    keep = [key not in anew for key in zip(*(old[name].tolist() for name in subject), strict=True)]
+    shortest: dict[tuple[str | int, ...], float] = {}
+    for key, size in zip(_of(new, subject), _lengths(new), strict=True):
+        shortest[key] = min(size, shortest.get(key, np.inf))
+    keep = [size < shortest.get(key, np.inf) for key, size in zip(_of(old, subject), _lengths(old), strict=True)]
     at = np.flatnonzero(keep)
     return {name: np.concatenate([old[name][at], new[name]]) for name in names}
+
+
+def _of(columns: Columns, names: tuple[str, ...]) -> Iterator[tuple[str | int, ...]]:
+    return zip(*(columns[name].tolist() for name in names), strict=True)
+
+
+def _lengths(columns: Columns) -> list[float]:
+    """Of prompts; no other rows are shorter than others."""
+    lengths: list[float] = columns["length"].tolist() if "length" in columns else [0.0] * len(columns["p50_s"])
+    return lengths
 
 
 def find(device: DeviceSpec, folder: Path | None = None) -> tuple[KernelTimes | None, tuple[str, ...]]:

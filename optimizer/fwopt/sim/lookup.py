@@ -64,6 +64,21 @@ def tally_decode(sim: Sim, batch: int, j: int, steps: float, context: float, sec
 
 
 @compiled
+def tally_prompts(sim: Sim, r: int) -> None:
+    """The step of replica r computes prompt chunks."""
+    replica = sim.replica[r]
+    chunks, tokens, context = replica.step_chunks, replica.step_tokens, replica.step_context
+    octave = 0
+    while chunks >> (octave + 1) > 0:
+        octave += 1
+    i, j = cell(sim.prefill_length, tokens / chunks), cell(sim.prefill_length, context / chunks)
+    sim.prompted[0, octave, i, j] += 1.0
+    sim.prompted[1, octave, i, j] += chunks
+    sim.prompted[2, octave, i, j] += tokens
+    sim.prompted[3, octave, i, j] += context
+
+
+@compiled
 def count_gaps(sim: Sim, gap_s: float, count: float) -> None:
     """Add inter-token gaps to the histogram."""
     limits = sim.limits[0]

@@ -15,7 +15,7 @@ from fwopt.sim.decode import decode_run
 from fwopt.sim.front import hear, next_entry, send
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
-from fwopt.sim.lookup import count_gaps, decode_line, prefill_time, tally_decode
+from fwopt.sim.lookup import count_gaps, decode_line, prefill_time, tally_decode, tally_prompts
 from fwopt.sim.reserve import learn_share, may_produce, reset_share, set_aside
 from fwopt.sim.sequence import (
     admit,
@@ -56,7 +56,7 @@ def _begin_step(sim: Sim, r: int) -> None:
     replica = sim.replica[r]
     replica.last_finished = 0
     replica.step_decodes, replica.step_guessed, replica.step_blocks = 0, 0, 0
-    replica.step_chunks, replica.step_tokens, replica.step_attention_s = 0, 0, 0.0
+    replica.step_chunks, replica.step_tokens, replica.step_context, replica.step_attention_s = 0, 0, 0, 0.0
     replica.step_ready, replica.step_ready_from, replica.reserved_new = 0, -1, 0
     hear(sim, r)
 
@@ -86,6 +86,7 @@ def _add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
     replica.step_chunks += 1
     replica.step_tokens += tokens
+    replica.step_context += slot.computed
     replica.step_attention_s += prefill_time(sim, slot.computed - tokens, slot.computed)
     if slot.computed < slot.target:
         replica.partial = s
@@ -144,6 +145,7 @@ def _mixed_step(sim: Sim, r: int) -> None:
     if replica.step_chunks > 0:
         gpu_s += sim.mixed_s[tokens]
         sim.mixed_steps[tokens] += 1.0
+        tally_prompts(sim, r)
     else:
         gpu_s += sim.token_s[tokens]
         sim.alone_steps[tokens] += 1.0

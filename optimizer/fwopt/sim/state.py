@@ -109,6 +109,7 @@ REPLICA = np.dtype(
         ("step_blocks", "i8"),  # new blocks of its decodes
         ("step_chunks", "i8"),
         ("step_tokens", "i8"),  # of its prompt chunks
+        ("step_context", "i8"),  # tokens up to the end of each of its prompt chunks, together
         ("step_attention_s", "f8"),  # of its prompt chunks
         ("step_ready", "i8"),  # sequences whose prompt it completes, neighbours in the running list,
         ("step_ready_from", "i8"),  # and the first of them
@@ -223,6 +224,9 @@ class Sim(NamedTuple):
     """(max_seqs + 1, C) steps that decode, by batch and cell of the mean context,"""
     attended_context: NDArray[np.float64]
     """and the sum of their mean contexts."""
+    prompted: NDArray[np.float64]
+    """(4, P, L, L) of steps with prompt chunks, by octave of the number of chunks and cells of their mean tokens and
+    mean context: the steps, and the sums of chunks, of their tokens, and of their contexts."""
     spent_decode: NDArray[np.float64]
     """Seconds spent per entry of decode_s, to weigh provenance afterwards; likewise below."""
     spent_prefill: NDArray[np.float64]

@@ -179,6 +179,7 @@ def build(
         sampled_steps=np.zeros(rows + 1),
         attended=np.zeros((most + 1, len(grid.decode_context))),
         attended_context=np.zeros((most + 1, len(grid.decode_context))),
+        prompted=np.zeros((4, most.bit_length(), len(grid.prefill_length), len(grid.prefill_length))),
         spent_decode=np.zeros((most + 1, len(grid.decode_context))),
         spent_prefill=np.zeros(len(grid.prefill_length)),
         gap_counts=np.zeros(GAP_BINS),
@@ -195,12 +196,17 @@ def count_steps(sim: Sim, grid: StepGrid) -> StepCounts:
     some = np.flatnonzero(tokens)
     batch, cell = np.nonzero(sim.attended)
     steps = sim.attended[batch, cell]
+    prompted = sim.prompted[:, sim.prompted[0] > 0]
     return StepCounts(
         tokens=some,
         token_steps=tokens[some],
         batch=batch,
         context=sim.attended_context[batch, cell] / steps,
         decode_steps=steps,
+        chunks=prompted[1] / prompted[0],
+        chunk_tokens=prompted[2] / prompted[1],
+        chunk_context=prompted[3] / prompted[1],
+        chunk_steps=prompted[0],
     )
 
 

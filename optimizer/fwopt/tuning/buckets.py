@@ -2,8 +2,8 @@
 
 Of a single dimension the placement is exact: dynamic programming over contiguous groups of the ascending sizes, each
 group standing under its weighted median in log2. What is minimised is the expected distance, in factors of two, between
-the shape of a call and the one its variant was tuned at, weighted by the time that such calls take at least. Of two
-dimensions (sequences, context) the first is placed by its margins, then the second within each of its groups.
+the shape of a call and the one its variant was tuned at, weighted by the time that such calls take at least. Of several
+dimensions (sequences, context) the first is placed by its margins, then the next within each of its groups.
 """
 
 from __future__ import annotations

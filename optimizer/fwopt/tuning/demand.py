@@ -115,6 +115,15 @@ def _attention(
         if a.window_tokens is not None:
             context = np.minimum(context, a.window_tokens)
         yield Demand(family, np.column_stack([steps.batch, context]), steps.decode_steps * group.count)
+    family = _family(("prefill_attention",), (kv,), facts, ("sequences", "tokens", "context"), notes)
+    if family is not None and len(steps.chunks):
+        chunks, tokens, context = (
+            np.maximum(np.rint(size), 1).astype(np.int64)
+            for size in (steps.chunks, steps.chunk_tokens, steps.chunk_context)
+        )
+        if a.window_tokens is not None:
+            context = np.minimum(context, tokens + a.window_tokens)
+        yield Demand(family, np.column_stack([chunks, tokens, context]), steps.chunk_steps * group.count)
 
 
 def _groups(candidate: Candidate) -> str:
