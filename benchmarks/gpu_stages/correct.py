@@ -41,10 +41,10 @@ def _never_run(session: Session) -> Iterator[Asked]:
 
 
 def _one_of_each(variants: tuple[Any, ...]) -> list[Any]:
-    """For every constant that switches code on and off, the first variant that has it on."""
+    """For every constant that switches code on and off, the first variant that has it on; for schedules, of each."""
     found = []
-    for switch in ("TMA", "SWAP_AB", "LATE_SCALE"):
-        having = [v for v in variants if dict(v.constants).get(switch)]
+    for switch, on in (("TMA", 1), ("SWAP_AB", 1), ("LATE_SCALE", 1), ("PERSIST", 1), ("PERSIST", 2)):
+        having = [v for v in variants if dict(v.constants).get(switch) == on]
         found += having[:1]
         found += [v for v in having if dict(v.constants).get("SPLIT_K", 1) > 1][:1]
     return list(dict.fromkeys(found))

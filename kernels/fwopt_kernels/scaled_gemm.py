@@ -1,8 +1,8 @@
-"""y = (x * x_scale) @ (W * w_scale)^T of 8-bit numbers, bfloat16 result: the kernel, its wrapper and its variants.
+"""y = (x * x_scale) @ (W * w_scale)^T of 8-bit numbers, bfloat16 result: wrapper and variants.
 
-`fp8_gemm.py` and `int8_gemm.py` are the operators. W is (N, K) with K adjacent, as checkpoints have it. Where a scale
-holds for all of K it multiplies the finished sums, so parts of K are added before it: sums of int8 products stay
-exact, whatever the parts.
+`fp8_gemm.py` and `int8_gemm.py` are the operators, the kernels are in `scaled_kernel.py`. W is (N, K) with K adjacent,
+as checkpoints have it. Where a scale holds for all of K it multiplies the finished sums, so parts of K are added before
+it: sums of int8 products stay exact, whatever the parts.
 """
 
 from __future__ import annotations
@@ -13,81 +13,14 @@ from typing import Literal
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels import row_formats, tiling
+from fwopt_kernels import persistent, row_formats, scaled_kernel, tiling
 from fwopt_kernels.contract import NUM_STAGES, NUM_WARPS, Large, Launch, Space, Variant, Work, variant
-from fwopt_kernels.rounding import dot
 from fwopt_kernels.row_formats import MULTIPLE_K
 
 SCALE_BLOCK = 128
 """Values of K, and channels, that share a scale in formats of blocks."""
-
-
-@triton.jit
-def _scaled_gemm(
-    x, weight, x_scale, w_scale, out, rows, columns, inner, x_stride, w_stride, x_scale_stride, w_scale_stride,
-    out_stride, part_stride, BLOCKED: tl.constexpr, EVEN: tl.constexpr, SPLIT_K: tl.constexpr, SWAP_AB: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr, TMA: tl.constexpr,
-):  # fmt: skip
-    """One program BLOCK_M rows by BLOCK_N channels by its part of K.
-
-    BLOCKED: scales per 128 values of K. EVEN: K is a multiple of BLOCK_K. SWAP_AB: (W x^T)^T, for few rows: the matrix
-    unit's first operand has 64 rows at least, its second one may have 8. TMA: Hopper's copy engine fetches whole tiles.
-    """
-    TOTAL: tl.constexpr = tl.int32 if x.dtype.element_ty == tl.int8 else tl.float32  # noqa: N806
-    m_block, n_block = tiling.place(tl.cdiv(rows, BLOCK_M), tl.cdiv(columns, BLOCK_N), GROUP_M)
-    first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
-    m, n = m_block * BLOCK_M + tl.arange(0, BLOCK_M), n_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    real = m < rows
-    if TMA:
-        x_tiles = tl.make_tensor_descriptor(x, [rows, inner], [x_stride.to(tl.int64), 1], [BLOCK_M, BLOCK_K])
-        w_tiles = tl.make_tensor_descriptor(weight, [columns, inner], [w_stride.to(tl.int64), 1], [BLOCK_N, BLOCK_K])
-    else:
-        k = tl.arange(0, BLOCK_K)
-        x += m.to(tl.int64)[:, None] * x_stride + k[None, :] + first * BLOCK_K
-        weight += tl.where(n < columns, n, 0).to(tl.int64)[:, None] * w_stride + k[None, :] + first * BLOCK_K
-    if BLOCKED:  # a scale a block of K; fetched a block ahead
-        x_scale += m.to(tl.int64) * x_scale_stride
-        w_scale += (n_block * BLOCK_N // 128).to(tl.int64) * w_scale_stride
-        final = tl.cdiv(inner, BLOCK_K) - 1
-        next_x = tl.load(x_scale + tl.minimum(first, final), mask=real, other=0.0)
-        next_w = tl.load(w_scale + tl.minimum(first, final))
-    sums = tl.zeros([BLOCK_N, BLOCK_M] if SWAP_AB else [BLOCK_M, BLOCK_N], TOTAL)
-    for block in range(first, last):
-        if TMA:
-            some_x = x_tiles.load([m_block * BLOCK_M, block * BLOCK_K])
-            some_w = w_tiles.load([n_block * BLOCK_N, block * BLOCK_K])
-        elif EVEN:
-            some_x = tl.load(x, mask=real[:, None], other=0.0)
-            some_w = tl.load(weight)
-        else:
-            left = inner - block * BLOCK_K
-            some_x = tl.load(x, mask=real[:, None] & (k < left)[None, :], other=0.0)
-            some_w = tl.load(weight, mask=(k < left)[None, :], other=0.0)
-        if BLOCKED:
-            scale = next_x * next_w
-            next_x = tl.load(x_scale + tl.minimum(block + 1, final), mask=real, other=0.0)
-            next_w = tl.load(w_scale + tl.minimum(block + 1, final))
-            if SWAP_AB:
-                sums += dot(some_w, tl.trans(some_x), tl.zeros_like(sums)) * scale[None, :]
-            else:
-                sums += dot(some_x, tl.trans(some_w), tl.zeros_like(sums)) * scale[:, None]
-        elif SWAP_AB:
-            sums = dot(some_w, tl.trans(some_x), sums)
-        else:
-            sums = dot(some_x, tl.trans(some_w), sums)
-        if not TMA:
-            x += BLOCK_K
-            weight += BLOCK_K
-    if SWAP_AB:
-        sums = tl.trans(sums)
-    if SPLIT_K == 1 and not BLOCKED:
-        by_row = tl.load(x_scale + m * x_scale_stride, mask=real, other=0.0)
-        by_channel = tl.load(w_scale + n * w_scale_stride, mask=n < columns, other=0.0)
-        sums = tiling.scaled(sums, by_row[:, None], by_channel[None, :])
-    tiling.store(sums, out, m, n, rows, columns, out_stride, part_stride, SPLIT_K)
 
 
 @dataclass(frozen=True)
@@ -127,19 +60,27 @@ class Format:
         return x[self.x], weight[self.weight]
 
 
-def launch(x: Scaled, weight: Scaled, out: Tensor, *, format: Format, variant: Variant) -> None:
-    """out (M, N) bfloat16 = x (M, K) @ W^T, of tensors that `require` lets pass."""
-    rows, columns = out.shape
-    inner = weight.values.shape[1]
-    if rows == 0:
+def launch(
+    x: Scaled, weight: Scaled, out: Tensor, *, format: Format, variant: Variant, multiprocessors: int | None = None
+) -> None:
+    """out (M, N) bfloat16 = x (M, K) @ W^T, of tensors that `require` lets pass. `multiprocessors`: the device's."""
+    if len(out) == 0:
         return
-    constants = {"BLOCK_K": SCALE_BLOCK, **dict(variant.constants)}
-    if constants["TMA"]:
+    if variant["TMA"]:
         triton.set_allocator(_scratch)
+    if dict(variant.constants).get(persistent.AXIS):
+        _several_tiles(x, weight, out, format, variant, multiprocessors or persistent.multiprocessors(out.device))
+    else:
+        _one_tile(x, weight, out, format, variant)
+
+
+def _one_tile(x: Scaled, weight: Scaled, out: Tensor, format: Format, variant: Variant) -> None:
+    (rows, columns), inner = out.shape, weight.values.shape[1]
+    constants = _constants(variant)
     parts = variant["SPLIT_K"]
     partial = out if parts == 1 else tiling.workspace(parts, out, format.total)
     grid = (triton.cdiv(rows, variant["BLOCK_M"]) * triton.cdiv(columns, variant["BLOCK_N"]), parts)
-    _scaled_gemm[grid](
+    scaled_kernel.one_tile[grid](
         x.values, weight.values, x.scale, weight.scale, partial, rows, columns, inner,
         x.values.stride(0), weight.values.stride(0), tiling.scale_stride(x.scale),
         tiling.scale_stride(weight.scale), partial.stride(-2), rows * columns,
@@ -147,6 +88,36 @@ def launch(x: Scaled, weight: Scaled, out: Tensor, *, format: Format, variant: V
     )  # fmt: skip
     if parts > 1:
         tiling.add(partial, out, None if format.blocked else (x.scale, weight.scale))
+
+
+def _several_tiles(
+    x: Scaled, weight: Scaled, out: Tensor, format: Format, variant: Variant, multiprocessors: int
+) -> None:
+    (rows, columns), inner = out.shape, weight.values.shape[1]
+    constants = _constants(variant)
+    tiles = triton.cdiv(rows, variant["BLOCK_M"]) * triton.cdiv(columns, variant["BLOCK_N"])
+    at_once = multiprocessors * _at_once(variant)
+    plan = persistent.schedule(variant, tiles, triton.cdiv(inner, constants["BLOCK_K"]), at_once)
+    partial = persistent.workspace(plan, variant, out, format.total)
+    scaled_kernel.several_tiles[(plan.programs,)](
+        x.values, weight.values, x.scale, weight.scale, out, partial, rows, columns, inner,
+        x.values.stride(0), weight.values.stride(0), tiling.scale_stride(x.scale),
+        tiling.scale_stride(weight.scale), out.stride(0), plan.whole,
+        BLOCKED=format.blocked, SHARES=plan.whole < tiles, **constants, **variant.options,
+    )  # fmt: skip
+    persistent.join(partial, out, plan, variant, None if format.blocked else (x.scale, weight.scale))
+
+
+def _constants(variant: Variant) -> dict[str, int]:
+    """Of the kernel that the variant runs."""
+    given = {"BLOCK_K": SCALE_BLOCK, **dict(variant.constants)}
+    return persistent.constants(given) if given.pop(persistent.AXIS, 0) else given
+
+
+def _at_once(v: Variant) -> int:
+    """Programs that a multiprocessor runs at the same time: two of four warps each, if its shared memory holds both."""
+    tiles = (v["BLOCK_M"] + v["BLOCK_N"]) * SCALE_BLOCK * v.num_stages
+    return 2 if v.num_warps == 4 and 2 * tiles <= 200_000 else 1
 
 
 def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
@@ -190,6 +161,7 @@ def _allowed(v: Variant) -> bool:
         and v["SPLIT_K"] <= (8 if rows <= 32 else 4 if rows == 64 else 1)  # larger batches have blocks enough
         and (v["GROUP_M"] == 1 or (rows >= 64 and v["SPLIT_K"] == 1))  # a batch of one block of rows has no order
         and (v["TMA"] == 0 or rows == 128)  # tiles large enough for a copy engine
+        and (v[persistent.AXIS] == 0 or (v["TMA"] == 1 and channels >= 128))  # large tiles: few are left over
         and (v.num_stages >= 4 if rows <= 32 else v.num_stages <= 4)
         and (rows > 32 or channels * depth * (v.num_stages - 1) <= 2**16)  # weights on their way: enough by far
         and (rows + channels) * depth * v.num_stages <= 225_000  # bytes of shared memory
@@ -200,10 +172,13 @@ def space(format: Format) -> Space:
     """In formats of blocks, a block of K and one of channels have one scale."""
     axes = {
         "BLOCK_M": (8, 16, 32, 64, 128), "BLOCK_N": (64, 128, 256), "BLOCK_K": (128, 256), "SPLIT_K": (1, 2, 4, 8),
-        "GROUP_M": (1, 8), "SWAP_AB": (0, 1), "TMA": (0, 1), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
+        "GROUP_M": (1, 8), "SWAP_AB": (0, 1), "TMA": (0, 1), persistent.AXIS: (0, persistent.WHOLE, persistent.SHARED),
+        NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
     }  # fmt: skip
     constants = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1, "SWAP_AB": 1, "TMA": 0}
+    constants[persistent.AXIS] = 0
     large = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 128, "SPLIT_K": 1, "GROUP_M": 8, "SWAP_AB": 0, "TMA": 0}
+    large[persistent.AXIS] = 0
     if format.blocked:
         axes["BLOCK_N"], large["BLOCK_N"] = (64, 128), 128
         del axes["BLOCK_K"], constants["BLOCK_K"], large["BLOCK_K"]
@@ -212,19 +187,24 @@ def space(format: Format) -> Space:
 
 
 def launches(format: Format, variant: Variant) -> tuple[Launch, ...]:
-    whole = variant["SPLIT_K"] == 1
+    several = dict(variant.constants).get(persistent.AXIS, 0)
     total = "*i32" if format.total == torch.int32 else "*fp32"
+    whole = several or variant["SPLIT_K"] == 1
     signature = {
         "x": format.triton, "weight": format.triton, "x_scale": "*fp32", "w_scale": "*fp32",
-        "out": "*bf16" if whole else total,
+        "out": "*bf16" if whole else total, **({"partial": total} if several else {}),
         "rows": "i32", "columns": "i32", "inner": "i32", "x_stride": "i32", "w_stride": "i32",
-        "x_scale_stride": "i32", "w_scale_stride": "i32", "out_stride": "i32", "part_stride": "i32",
+        "x_scale_stride": "i32", "w_scale_stride": "i32", "out_stride": "i32",
+        **({"whole": "i32"} if several else {"part_stride": "i32"}),
     }  # fmt: skip
-    loose = ("rows", "x_scale_stride", "w_scale_stride")
-    constants = {"BLOCKED": format.blocked, "EVEN": True, "BLOCK_K": SCALE_BLOCK, **dict(variant.constants)}
+    loose = ("rows", "x_scale_stride", "w_scale_stride", "whole")
+    own = {"SHARES": several == persistent.SHARED} if several else {"EVEN": True}
+    constants = {"BLOCKED": format.blocked, **own, **_constants(variant)}
     aligned = tuple(name for name in signature if name not in loose)
-    product = Launch(_scaled_gemm, signature, constants, aligned, variant.options)
-    return (product, *tiling.launches(variant, total, scaled=not format.blocked))
+    kernel = scaled_kernel.several_tiles if several else scaled_kernel.one_tile
+    second = persistent if several else tiling
+    product = Launch(kernel, signature, constants, aligned, variant.options)
+    return (product, *second.launches(variant, total, scaled=not format.blocked))
 
 
 def work(format: Format, shape: Mapping[str, int]) -> Work:

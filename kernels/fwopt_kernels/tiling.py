@@ -19,12 +19,17 @@ _BLOCK = 512
 
 @triton.jit
 def place(m_blocks, n_blocks, GROUP_M: tl.constexpr):
-    """Block of rows, block of columns of this program: GROUP_M blocks of rows pass over the columns together and share
+    """Block of rows, block of columns of this program, which computes one tile."""
+    return place_of(tl.program_id(0), m_blocks, n_blocks, GROUP_M)
+
+
+@triton.jit
+def place_of(tile, m_blocks, n_blocks, GROUP_M: tl.constexpr):
+    """Block of rows, block of columns of a tile: GROUP_M blocks of rows pass over the columns together and share
     weights in the L2 cache."""
-    program = tl.program_id(0)
-    first = program // (GROUP_M * n_blocks) * GROUP_M
+    first = tile // (GROUP_M * n_blocks) * GROUP_M
     size = tl.minimum(m_blocks - first, GROUP_M)
-    within = program % (GROUP_M * n_blocks)
+    within = tile % (GROUP_M * n_blocks)
     return first + within % size, within // size
 
 

@@ -1,7 +1,8 @@
 """y = x @ W^T with 4-bit weights in groups along K and bfloat16 activations.
 
 The product is computed as (W x^T)^T: weights are dequantized in registers, where Hopper's matrix unit takes its first
-operand only, and a handful of tokens fills its second one, which may be 8 wide. Layout: `w4_format.py`.
+operand only, and a handful of tokens fills its second one, which may be 8 wide. Layout: `w4_format.py`;
+kernels: `w4_kernel.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels import row_formats, tiling, w4_format
-from fwopt_kernels import w4_dequant as dequant
+from fwopt_kernels import persistent, row_formats, tiling, w4_format, w4_kernel
 from fwopt_kernels.contract import (
     FALLBACK,
     NUM_STAGES,
@@ -28,73 +27,9 @@ from fwopt_kernels.contract import (
     Work,
     variant,
 )  # fmt: skip
-from fwopt_kernels.rounding import dot
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
 _GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128}
-
-
-@triton.jit
-def _w4a16(
-    x, codes, scales, zeros, out, rows, columns, inner, n_tiles, x_stride, tile_stride, scale_stride, zero_stride,
-    out_stride, part_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, EVEN: tl.constexpr, SPLIT_K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    LATE_SCALE: tl.constexpr,
-):  # fmt: skip
-    """One program BLOCK_M rows of x by BLOCK_N channels by its part of K.
-
-    EVEN: K is a multiple of BLOCK_K. LATE_SCALE: scales multiply a block's sums instead of its weights.
-    """
-    GROUPS: tl.constexpr = BLOCK_K // GROUP if GROUP > 0 and GROUP < BLOCK_K else 1  # noqa: N806
-    m_block, n_block = tiling.place(tl.cdiv(rows, BLOCK_M), tl.cdiv(columns, BLOCK_N), GROUP_M)
-    first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
-    m = m_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    tile = n_block * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
-    inside = tl.arange(0, BLOCK_K * 8)  # bytes of a block of K of 16 channels
-    k = tl.arange(0, BLOCK_K)
-    two = n_block * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)  # words of scales, and of zero points
-    four = n_block * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
-    has_two, has_four = two < n_tiles * 8, four < n_tiles * 4
-    codes += tl.where(tile < n_tiles, tile, 0).to(tl.int64)[:, None] * tile_stride + inside[None, :]
-    codes += first * (BLOCK_K * 8)
-    x += m.to(tl.int64)[:, None] * x_stride + k[None, :] + first * BLOCK_K
-    real = (m < rows)[:, None]
-    shift = dequant.constant(-136.0)
-    if ZERO and GROUP == 0:
-        shift = dequant.minus_zeros(tl.load(zeros + four, mask=has_four, other=0)[None, :], 1, BLOCK_N)
-    if LATE_SCALE:  # Triton fetches ahead only what a product reads, so these are fetched a block ahead by hand
-        ahead = dequant.words_of(scales, scale_stride, first, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
-    sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for block in range(first, last):
-        if EVEN:
-            q = tl.load(codes)
-            some_x = tl.load(x, mask=real, other=0.0)
-        else:
-            left = inner - block * BLOCK_K
-            q = tl.load(codes, mask=(inside // 1024 * 128 < left)[None, :], other=0)
-            some_x = tl.load(x, mask=real & (k < left)[None, :], other=0.0)
-        if ZERO and GROUP > 0:
-            packed = dequant.words_of(zeros, zero_stride, block, inner, four, has_four, GROUP, GROUPS, BLOCK_K)
-            minus = dequant.spread(dequant.minus_zeros(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
-        else:
-            minus = shift
-        weights = dequant.fma(dequant.codes_of(q, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
-        if LATE_SCALE:
-            scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
-            ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
-            sums += dot(weights, tl.trans(some_x), tl.zeros_like(sums)) * scale
-        elif GROUP > 0:
-            packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
-            scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
-            sums = dot(dequant.fma(weights, scale, dequant.constant(-0.0)), tl.trans(some_x), sums)
-        else:
-            sums = dot(weights, tl.trans(some_x), sums)
-        codes += BLOCK_K * 8
-        x += BLOCK_K
-    if GROUP == 0:
-        sums *= dequant.scales_of(tl.load(scales + two, mask=has_two, other=0)[None, :], 1, BLOCK_N).to(tl.float32)
-    n = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    tiling.store(tl.trans(sums), out, m, n, rows, columns, out_stride, part_stride, SPLIT_K)
 
 
 def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None = None) -> None:
@@ -109,23 +44,56 @@ def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None
             f"w4a16: weights are ({weights.columns}, {weights.inner}), x {tuple(x.shape)}, out {tuple(out.shape)}"
         )
     chosen = variant or SPACES["g128" if weights.group == 128 else "channel"].default_for({"m": rows})
-    constants = {"LATE_SCALE": 0, **dict(chosen.constants)}
-    if constants["LATE_SCALE"] and weights.group < chosen["BLOCK_K"]:
+    if dict(chosen.constants).get("LATE_SCALE") and weights.group < chosen["BLOCK_K"]:
         raise ValueError(f"w4a16: {chosen.id} scales sums, which needs groups of BLOCK_K or more; got {weights.group}")
-    if rows == 0:
-        return
-    parts = chosen["SPLIT_K"]
+    if rows > 0:
+        launch(x, weights, out, variant=chosen)
+
+
+def launch(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant, multiprocessors: int | None = None) -> None:
+    """`w4a16` of tensors and a variant that it lets pass. `multiprocessors`: the device's."""
+    if dict(variant.constants).get(persistent.AXIS):
+        _several_tiles(x, weights, out, variant, multiprocessors or persistent.multiprocessors(out.device))
+    else:
+        _one_tile(x, weights, out, variant)
+
+
+def _one_tile(x: Tensor, weights: W4Weights, out: Tensor, variant: Variant) -> None:
+    rows, columns = out.shape
+    parts = variant["SPLIT_K"]
     partial = out if parts == 1 else tiling.workspace(parts, out)
     codes, zeros = weights.codes, weights.scales if weights.zeros is None else weights.zeros
-    grid = (triton.cdiv(rows, chosen["BLOCK_M"]) * triton.cdiv(columns, chosen["BLOCK_N"]), parts)
-    _w4a16[grid](
+    grid = (triton.cdiv(rows, variant["BLOCK_M"]) * triton.cdiv(columns, variant["BLOCK_N"]), parts)
+    w4_kernel.one_tile[grid](
         x, codes, weights.scales, zeros, partial, rows, columns, weights.inner, codes.shape[0],
         x.stride(0), codes.stride(0), weights.scales.stride(0), zeros.stride(0), partial.stride(-2), rows * columns,
-        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % chosen["BLOCK_K"] == 0,
-        **constants, **chosen.options,
+        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % variant["BLOCK_K"] == 0,
+        **_constants(variant), **variant.options,
     )  # fmt: skip
     if parts > 1:
         tiling.add(partial, out)
+
+
+def _several_tiles(x: Tensor, weights: W4Weights, out: Tensor, variant: Variant, multiprocessors: int) -> None:
+    """A program a multiprocessor: its registers hold no second one."""
+    rows, columns = out.shape
+    tiles = triton.cdiv(rows, variant["BLOCK_M"]) * triton.cdiv(columns, variant["BLOCK_N"])
+    plan = persistent.schedule(variant, tiles, triton.cdiv(weights.inner, variant["BLOCK_K"]), multiprocessors)
+    partial = persistent.workspace(plan, variant, out, torch.float32)
+    codes, zeros = weights.codes, weights.scales if weights.zeros is None else weights.zeros
+    w4_kernel.several_tiles[(plan.programs,)](
+        x, codes, weights.scales, zeros, out, partial, rows, columns, weights.inner, codes.shape[0],
+        x.stride(0), codes.stride(0), weights.scales.stride(0), zeros.stride(0), out.stride(0), plan.whole,
+        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % variant["BLOCK_K"] == 0,
+        SHARES=plan.whole < tiles, **_constants(variant), **variant.options,
+    )  # fmt: skip
+    persistent.join(partial, out, plan, variant)
+
+
+def _constants(variant: Variant) -> dict[str, int]:
+    """Of the kernel that the variant runs."""
+    given = {"LATE_SCALE": 0, **dict(variant.constants)}
+    return persistent.constants(given) if given.pop(persistent.AXIS, 0) else given
 
 
 def fallback(x: Tensor, weights: W4Weights, out: Tensor) -> None:
@@ -145,6 +113,8 @@ def _allowed(v: Variant) -> bool:
         and v["BLOCK_N"] * v["BLOCK_K"] // 2 * (v.num_stages - 1) <= 2**16  # bytes on their way: enough by far
         and not (rows == 128 and channels == 32 and v.num_warps == 4)  # spills: 64 bytes of stack a thread
         and not (late and (not decode or v["BLOCK_K"] > 128))  # its cost grows with the rows
+        and (v[persistent.AXIS] == 0 or (rows == v["BLOCK_N"] == 128 and channels == 16))  # larger tiles spill there,
+        # smaller ones leave little over; few rows wait for memory, and parts of K fill the GPU
     )
 
 
@@ -153,10 +123,11 @@ def _space(format: str) -> Space:
     instead of half of BLOCK_K."""
     axes = {
         "BLOCK_M": (8, 16, 32, 64, 128), "BLOCK_N": (64, 128, 256), "BLOCK_K": (128, 256), "SPLIT_K": (1, 2, 4, 8),
-        "GROUP_M": (1, 8), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
+        "GROUP_M": (1, 8), persistent.AXIS: (0, persistent.WHOLE, persistent.SHARED),
+        NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
     }  # fmt: skip
-    constants = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1}
-    large = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 1, "GROUP_M": 8}
+    constants = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 4, "GROUP_M": 1, persistent.AXIS: 0}
+    large = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "SPLIT_K": 1, "GROUP_M": 8, persistent.AXIS: 0}
     if _GROUPS[format] == 128:
         axes["LATE_SCALE"], constants["LATE_SCALE"], large["LATE_SCALE"] = (0, 1), 1, 0
     prefill = Large(lambda shape: shape["m"], 64, variant(8, 3, **large))
@@ -185,16 +156,22 @@ class W4A16:
         return SPACES[format]
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
+        several = dict(variant.constants).get(persistent.AXIS, 0)
+        whole = several or variant["SPLIT_K"] == 1
         signature = {
-            "x": "*bf16", "codes": "*u8", "scales": "*i32", "zeros": "*i32",
-            "out": "*bf16" if variant["SPLIT_K"] == 1 else "*fp32",
+            "x": "*bf16", "codes": "*u8", "scales": "*i32", "zeros": "*i32", "out": "*bf16" if whole else "*fp32",
+            **({"partial": "*fp32"} if several else {}),
             "rows": "i32", "columns": "i32", "inner": "i32", "n_tiles": "i32", "x_stride": "i32", "tile_stride": "i32",
-            "scale_stride": "i32", "zero_stride": "i32", "out_stride": "i32", "part_stride": "i32",
+            "scale_stride": "i32", "zero_stride": "i32", "out_stride": "i32",
+            **({"whole": "i32"} if several else {"part_stride": "i32"}),
         }  # fmt: skip
-        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "EVEN": True, "LATE_SCALE": 0}
-        constants |= dict(variant.constants)
-        aligned = tuple(name for name in signature if name not in ("rows", "n_tiles"))
-        return (Launch(_w4a16, signature, constants, aligned, variant.options), *tiling.launches(variant))
+        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "EVEN": True, **_constants(variant)}
+        if several:
+            constants["SHARES"] = several == persistent.SHARED
+        aligned = tuple(name for name in signature if name not in ("rows", "n_tiles", "whole"))
+        kernel = w4_kernel.several_tiles if several else w4_kernel.one_tile
+        product = Launch(kernel, signature, constants, aligned, variant.options)
+        return (product, *(persistent if several else tiling).launches(variant))
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:
         """Codes, scales and zero points as a checkpoint stores them."""

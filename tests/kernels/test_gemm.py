@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from fwopt_kernels.registry import OPERATORS, load
 from .conftest import run_apart
 
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+persistent = pytest.importorskip("fwopt_kernels.persistent")  # loads Triton
+WHOLE, SHARED = persistent.WHOLE, persistent.SHARED
 
 W4 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
 FP8 = variant(4, 4, BLOCK_M=16, BLOCK_N=64, SPLIT_K=1, GROUP_M=1, SWAP_AB=1, TMA=0)
@@ -64,6 +67,72 @@ def test_edges_of_k_of_w4a16(format: str, k: int, constants: dict[str, int], int
     """K that its padding or BLOCK_K does not divide; parts of K without a block."""
     shape = {"m": 9, "n": 40, "k": k}
     assert interpreted(OPERATORS["w4a16"], format, shape, variant=changed(W4, **constants), seed=k) == []
+
+
+SEVERAL = """
+import torch
+from fwopt_kernels import int8_gemm, fp8_gemm, scaled_gemm, w4a16
+from fwopt_kernels.contract import Variant, variant
+from fwopt_kernels.correctness import faults
+from fwopt_kernels.registry import OPERATORS, load
+op, format, variant = load(OPERATORS[{name!r}]), {format!r}, {variant!r}
+for m, n, k, multiprocessors in {calls!r}:
+    case = op.case(format, {{"m": m, "n": n, "k": k}}, 5, padding=16)
+    reference, before = op.reference(case), None
+    for _ in range(2):
+        case.out.fill_(float("nan"))
+        if op.name == "w4a16":
+            w4a16.launch(case.x, case.weights, case.out, variant=variant, multiprocessors=multiprocessors)
+        else:
+            facts = (int8_gemm if op.name == "int8_gemm" else fp8_gemm).FORMATS[format]
+            scaled_gemm.launch(
+                case.x, case.weight, case.out, format=facts, variant=variant, multiprocessors=multiprocessors
+            )
+        assert faults(case.results(), reference) == [], (m, n, k, multiprocessors)
+        assert before is None or torch.equal(before, case.out), "another result the second time"
+        before = case.out.clone()
+"""
+CALLS = [
+    (150, 100, 400, 1),  # one program
+    (150, 100, 400, 2),  # 6 tiles: whole waves, or, of 4 blocks of K, shares that begin and end with tiles
+    (200, 100, 400, 3),  # 8 tiles: a wave of whole ones, then 5 tiles among 3
+    (130, 60, 400, 2),  # 3 tiles of 4 blocks: the second one is cut in the middle
+    (9, 70, 400, 5),  # fewer tiles than programs: 2 tiles among 5
+    (9, 30, 400, 3),  # one tile: its parts are of 1, 1 and 2 blocks
+    (9, 70, 130, 64),  # more programs than blocks of all tiles
+]
+"""Rows, channels, K, multiprocessors, for tiles of 64 x 64 and blocks of 128."""
+TILES = variant(8, 3, BLOCK_M=64, BLOCK_N=64, BLOCK_K=128, GROUP_M=8, SPLIT_K=1, SWAP_AB=0, TMA=1)
+
+
+@pytest.mark.parametrize("schedule", [WHOLE, SHARED])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("int8_gemm", "int8-row"), ("fp8_gemm", "fp8-row"), ("fp8_gemm", "fp8-block"), ("w4a16", "g32")],
+)
+def test_programs_that_work_through_several_tiles_leave_none_out(name: str, format: str, schedule: int) -> None:
+    """To the bit the same when asked again."""
+    multiple = 32 if name == "w4a16" else 16
+    calls = [(m, n, k // multiple * multiple, programs) for m, n, k, programs in CALLS]
+    one = changed(TILES, PERSIST=schedule)
+    run_apart(SEVERAL.format(name=name, format=format, variant=one, calls=calls), interpret=True)
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 5, 131, 132, 133, 192, 264, 500])
+@pytest.mark.parametrize("k_blocks", [1, 2, 3, 32])
+@pytest.mark.parametrize("at_once", [1, 3, 132])
+def test_every_block_of_every_tile_is_in_one_share(tiles: int, k_blocks: int, at_once: int) -> None:
+    plan = persistent.schedule(changed(TILES, PERSIST=SHARED), tiles, k_blocks, at_once)
+    assert plan.programs <= at_once
+    assert plan.whole % plan.programs == 0
+    units = (tiles - plan.whole) * k_blocks
+    starts = [p * units // plan.programs for p in range(plan.programs + 1)]
+    shares = [end - start for start, end in pairwise(starts)]
+    assert sum(shares) == units
+    assert units == 0 or (min(shares) >= 1 and max(shares) - min(shares) <= 1)
+    assert plan.parts or all(start % k_blocks == 0 for start in starts)
+    whole = persistent.schedule(changed(TILES, PERSIST=WHOLE), tiles, k_blocks, at_once)
+    assert (whole.programs, whole.whole, whole.parts) == (min(tiles, at_once), tiles, False)
 
 
 INDEPENDENT = """
@@ -148,6 +217,7 @@ def test_sums_of_int8_are_exact_and_every_variant_gives_the_same_bits() -> None:
     chosen = [
         FP8, changed(FP8, SPLIT_K=8), changed(FP8, SWAP_AB=0, BLOCK_M=64, SPLIT_K=2),
         changed(FP8, SWAP_AB=0, BLOCK_M=128, TMA=1), changed(FP8, BLOCK_K=256, SPLIT_K=4),
+        changed(TILES, PERSIST=SHARED),
     ]  # fmt: skip
     run_apart(EXACT.format(variants=chosen), interpret=True)
 
@@ -256,13 +326,35 @@ def test_8_bit_products_are_wgmma_and_large_tiles_come_by_the_copy_engine(name: 
         "large = dict(BLOCK_M=128, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=1)\n"
         "for format in op.formats:\n"
         "    depth = {} if format == 'fp8-block' else {'BLOCK_K': 128}\n"
-        "    tiles = variant(8, 4, **large, **depth)\n"
+        "    tiles = variant(8, 4, **large, **depth, PERSIST=0)\n"
         "    assert op.space(format).allowed(tiles), format\n"
-        "    for chosen in (op.space(format).default, tiles):\n"
+        "    several = [variant(8, 4, **large, **depth, PERSIST=schedule) for schedule in (1, 2)]\n"
+        "    assert all(op.space(format).allowed(one) for one in several), format\n"
+        "    for chosen in (op.space(format).default, tiles, *several):\n"
         "        ptx = compiled_kernel(op.launches(format, chosen)[0], ARCHITECTURES['sm_90']).asm['ptx']\n"
         f"        assert {numbers!r} in ptx\n"
         "        assert 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
-        "        copy = 'cp.async.bulk.tensor' if chosen == tiles else 'cp.async.cg.shared.global'\n"
+        "        copy = 'cp.async.bulk.tensor' if chosen['TMA'] else 'cp.async.cg.shared.global'\n"
         "        assert copy in ptx, (format, chosen.id)\n"
+    )
+    run_apart(code, interpret=False)
+
+
+@pytest.mark.parametrize(("name", "format"), [("fp8_gemm", "fp8-row"), ("int8_gemm", "int8-row"), ("w4a16", "g128")])
+def test_a_tile_is_stored_while_the_next_ones_numbers_are_on_their_way(name: str, format: str) -> None:
+    """What programs of several tiles are for, asked of Triton's own code: tiles and blocks of K are one loop, so the
+    store stands, under a condition, between a product and the copies that are ahead of it."""
+    code = (
+        "from fwopt_kernels.compiler import compiled_kernel\n"
+        "from fwopt_kernels.contract import ARCHITECTURES\n"
+        "from fwopt_kernels.registry import OPERATORS, load\n"
+        f"op, format = load(OPERATORS[{name!r}]), {format!r}\n"
+        "chosen = next(v for v in op.space(format).variants() if v['PERSIST'] == 1)\n"
+        "lines = compiled_kernel(op.launches(format, chosen)[0], ARCHITECTURES['sm_90']).asm['ttgir'].splitlines()\n"
+        "product = next(i for i, line in enumerate(lines) if '= ttng.warp_group_dot ' in line)\n"
+        "depth = [len(line) - len(line.lstrip()) for line in lines]\n"
+        "end = next(i for i in range(product, len(lines)) if depth[i] < depth[product])\n"
+        "rest = ''.join(lines[product:end])\n"
+        "assert 'tt.store' in rest and 'async_' in rest and 'scf.yield' in lines[end - 1], rest\n"
     )
     run_apart(code, interpret=False)
