@@ -1,4 +1,4 @@
-"""y = x @ W^T with 4-bit weights in groups along K and bfloat16 activations.
+"""y = x @ W^T with 4-bit weights in groups along K, whole numbers or MXFP4, and bfloat16 activations.
 
 The product is computed as (W x^T)^T: weights are dequantized in registers, where Hopper's matrix unit takes its first
 operand only, and a handful of tokens fills its second one, which may be 8 wide. Layout: `w4_format.py`.
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels import row_formats, tiling, w4_format
+from fwopt_kernels import mxfp4, row_formats, tiling, w4_format
 from fwopt_kernels import w4_dequant as dequant
 from fwopt_kernels.contract import (
     FALLBACK,
@@ -31,14 +31,15 @@ from fwopt_kernels.contract import (
 from fwopt_kernels.rounding import dot
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
-_GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128}
+_GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128, "mxfp4": mxfp4.GROUP}
+_MX_FACTOR = tl.constexpr(2.0**w4_format.MX_SHIFT)
 
 
 @triton.jit
 def _w4a16(
     x, codes, scales, zeros, out, rows, columns, inner, n_tiles, x_stride, tile_stride, scale_stride, zero_stride,
-    out_stride, part_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, EVEN: tl.constexpr, SPLIT_K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    out_stride, part_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, MX: tl.constexpr, EVEN: tl.constexpr,
+    SPLIT_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     LATE_SCALE: tl.constexpr,
 ):  # fmt: skip
     """One program BLOCK_M rows of x by BLOCK_N channels by its part of K.
@@ -61,7 +62,7 @@ def _w4a16(
     real = (m < rows)[:, None]
     shift = dequant.constant(-136.0)
     if ZERO and GROUP == 0:
-        shift = dequant.minus_zeros(tl.load(zeros + four, mask=has_four, other=0)[None, :], 1, BLOCK_N)
+        shift = dequant.bytes_of(tl.load(zeros + four, mask=has_four, other=0)[None, :], MX, 1, BLOCK_N)
     if LATE_SCALE:  # Triton fetches ahead only what a product reads, so these are fetched a block ahead by hand
         ahead = dequant.words_of(scales, scale_stride, first, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
     sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -75,17 +76,24 @@ def _w4a16(
             some_x = tl.load(x, mask=real & (k < left)[None, :], other=0.0)
         if ZERO and GROUP > 0:
             packed = dequant.words_of(zeros, zero_stride, block, inner, four, has_four, GROUP, GROUPS, BLOCK_K)
-            minus = dequant.spread(dequant.minus_zeros(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
+            minus = dequant.spread(dequant.bytes_of(packed, MX, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
         else:
             minus = shift
-        weights = dequant.fma(dequant.codes_of(q, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
+        weights = dequant.codes_of(q, MX, BLOCK_N, BLOCK_K)
+        if not MX:
+            weights = dequant.fma(weights, dequant.constant(1.0), minus)
         if LATE_SCALE:
             scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
             ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
             sums += dot(weights, tl.trans(some_x), tl.zeros_like(sums)) * scale
         elif GROUP > 0:
-            packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
-            scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
+            if MX:
+                packed = dequant.words_of(scales, scale_stride, block, inner, four, has_four, GROUP, GROUPS, BLOCK_K)
+                scale = dequant.bytes_of(packed, MX, GROUPS, BLOCK_N)
+            else:
+                packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
+                scale = dequant.scales_of(packed, GROUPS, BLOCK_N)
+            scale = dequant.spread(scale, GROUPS, BLOCK_N, BLOCK_K)
             sums = dot(dequant.fma(weights, scale, dequant.constant(-0.0)), tl.trans(some_x), sums)
         else:
             sums = dot(weights, tl.trans(some_x), sums)
@@ -93,6 +101,8 @@ def _w4a16(
         x += BLOCK_K
     if GROUP == 0:
         sums *= dequant.scales_of(tl.load(scales + two, mask=has_two, other=0)[None, :], 1, BLOCK_N).to(tl.float32)
+    if MX:
+        sums *= _MX_FACTOR
     n = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
     tiling.store(tl.trans(sums), out, m, n, rows, columns, out_stride, part_stride, SPLIT_K)
 
@@ -121,7 +131,8 @@ def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None
     _w4a16[grid](
         x, codes, weights.scales, zeros, partial, rows, columns, weights.inner, codes.shape[0],
         x.stride(0), codes.stride(0), weights.scales.stride(0), zeros.stride(0), partial.stride(-2), rows * columns,
-        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % chosen["BLOCK_K"] == 0,
+        GROUP=weights.group, ZERO=weights.zeros is not None, MX=weights.mx,
+        EVEN=weights.inner % chosen["BLOCK_K"] == 0,
         **constants, **chosen.options,
     )  # fmt: skip
     if parts > 1:
@@ -191,7 +202,8 @@ class W4A16:
             "rows": "i32", "columns": "i32", "inner": "i32", "n_tiles": "i32", "x_stride": "i32", "tile_stride": "i32",
             "scale_stride": "i32", "zero_stride": "i32", "out_stride": "i32", "part_stride": "i32",
         }  # fmt: skip
-        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "EVEN": True, "LATE_SCALE": 0}
+        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "MX": format == "mxfp4"}
+        constants |= {"EVEN": True, "LATE_SCALE": 0}
         constants |= dict(variant.constants)
         aligned = tuple(name for name in signature if name not in ("rows", "n_tiles"))
         return (Launch(_w4a16, signature, constants, aligned, variant.options), *tiling.launches(variant))
@@ -201,7 +213,8 @@ class W4A16:
         m, n, k = (shape[name] for name in self.dimensions)
         groups = k // (_GROUPS[format] or k)
         zeros = 4 * -(-n // 8) * groups if format.endswith("-zero") else 0
-        return Work(2 * m * (k + n) + n * k // 2 + 2 * n * groups + zeros, 2 * m * n * k)
+        scales = n * groups * (1 if format == "mxfp4" else 2)
+        return Work(2 * m * (k + n) + n * k // 2 + scales + zeros, 2 * m * n * k)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
@@ -212,16 +225,23 @@ class W4A16:
         groups = k // (_GROUPS[format] or k)
         codes = torch.randint(0, 16, (n, k), generator=random)
         zeros = torch.randint(0, 16, (n, groups), generator=random) if format.endswith("-zero") else None
-        scale = (0.01 * torch.rand(n, groups, generator=random) + 0.005).to(torch.bfloat16)
-        stored = w4_format.pack(codes.to(device), scale.to(device), None if zeros is None else zeros.to(device))
+        if format == "mxfp4":
+            exponents = torch.randint(117, 122, (n, groups), generator=random, dtype=torch.uint8)
+            stored = StoredW4((codes[:, ::2] | codes[:, 1::2] << 4).to(device, torch.uint8), exponents.to(device), None)
+        else:
+            scale = (0.01 * torch.rand(n, groups, generator=random) + 0.005).to(torch.bfloat16)
+            stored = w4_format.pack(codes.to(device), scale.to(device), None if zeros is None else zeros.to(device))
         return W4Case(x, stored, w4_format.repack(stored), row_formats.poisoned("bf16", m, n, device).values)
 
     def reference(self, case: W4Case) -> dict[str, Expected]:
         """Weights are rounded to bfloat16 when dequantized, each by 2**-8 of itself at most, to either side: of the
-        root of the squared terms' sum, 8 times the standard deviation of that. float32 sums lose far less."""
+        root of the squared terms' sum, 8 times the standard deviation of that. float32 sums lose far less. MXFP4's
+        are exact: of its sums each matrix instruction, 16 values of K, cuts 2**-23 of a running sum, which hardly
+        exceeds 4 times that root."""
         weights, x = w4_format.dequantized(case.stored, torch.float64), case.x.double()
         spread = (x.square() @ weights.square().T).sqrt()
-        return {"out": Expected(x @ weights.T, rtol=2**-8 * 1.01, atol=8 * 2**-8 / 3**0.5 * spread)}
+        unit = (x.shape[1] / 16 * 4 + 8) * 2**-23 if case.stored.mx else 8 * 2**-8 / 3**0.5
+        return {"out": Expected(x @ weights.T, rtol=2**-8 * 1.01, atol=unit * spread)}
 
     def run(self, case: W4Case, variant: Variant) -> None:
         w4a16(case.x, case.weights, case.out, variant=variant)

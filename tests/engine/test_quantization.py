@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fwopt.engine.checkpoint import Safetensors, mxfp4_tensor
+from fwopt.engine.checkpoint import Safetensors
 from fwopt.engine.linear import make_linear
 from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8
@@ -54,15 +54,6 @@ def test_block_fp8_is_refused():
 def test_a_group_that_does_not_divide_is_refused():
     with pytest.raises(InputError, match="divides 96, got 64"):
         make_linear(torch.zeros(16, 96), None, W4A16(group_size=64), CPU)
-
-
-def test_mxfp4_numbers():
-    """Low nibble first; the scale is a power of two with bias 127."""
-    blocks = torch.zeros(1, 1, 16, dtype=torch.uint8)
-    blocks[0, 0, :4] = torch.tensor([0x10, 0x72, 0xF9, 0x53])
-    scales = torch.tensor([[128]], dtype=torch.uint8)
-    expected = [0.0, 1.0, 2.0, 12.0, -1.0, -12.0, 3.0, 6.0]
-    assert mxfp4_tensor(blocks, scales)[0, :8].tolist() == expected
 
 
 def rounded(values: torch.Tensor, largest: int, group: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,9 +15,6 @@ from fwopt.errors import InputError
 
 LoadFormat = Literal["auto", "dummy"]
 
-_MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Magnitudes of a 4-bit E2M1 number; the high bit is the sign (OCP Microscaling Formats 1.0)."""
-
 _FP8_BLOCK = 128
 """Rows and columns that share a scale in FP8 checkpoints with blocks (`weight_block_size`)."""
 
@@ -126,11 +123,3 @@ def unpack_int4(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     levels = (packed.unsqueeze(-1) >> torch.arange(0, 32, 4)) & 15
     rows = levels.flatten(1).float() - 8
     return (rows.view(len(rows), scale.shape[1], -1) * scale.float()[..., None]).flatten(1)
-
-
-def mxfp4_tensor(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """(..., groups, 16) bytes of two numbers each and (..., groups) exponents -> (..., groups * 32) bf16."""
-    table = torch.tensor([*_MXFP4, *(-v for v in _MXFP4)], dtype=torch.bfloat16)
-    pairs = torch.stack((table[(blocks & 15).long()], table[(blocks >> 4).long()]), dim=-1)
-    values = torch.ldexp(pairs.flatten(-2), (scales.int() - 127).unsqueeze(-1))
-    return values.flatten(-2).to(torch.bfloat16)

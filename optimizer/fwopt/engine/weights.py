@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from fwopt.engine.architecture import Architecture, Experts
-from fwopt.engine.checkpoint import Checkpoint, mxfp4_tensor
+from fwopt.engine.checkpoint import Checkpoint
 from fwopt.engine.expert_weights import Filling, plain
 from fwopt.engine.linear import Linear, make_linear
 from fwopt.engine.parallel import Ranks
 from fwopt.spec.candidate import Bf16, Quantization, outside_experts
+from fwopt_kernels import mxfp4
 from fwopt_kernels.choice import Choices
 from fwopt_kernels.moe_weights import Matrix
 
@@ -133,7 +134,7 @@ class Loader:
             return self._get(name, count, k, n).transpose(1, 2)
         blocks = self._checkpoint.tensor(f"{name}_blocks", (count, n, k // 32, 16))
         scales = self._checkpoint.tensor(f"{name}_scales", (count, n, k // 32))
-        return mxfp4_tensor(blocks, scales).to(self.dtype)
+        return mxfp4.dense(blocks.flatten(-2), scales, self.dtype)
 
     def _rank0(self, bias: Tensor) -> Tensor:
         """A bias that is added once, although every rank adds its own."""
