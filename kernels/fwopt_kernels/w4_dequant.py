@@ -34,7 +34,7 @@ def _nibbles(q):
 
 
 @triton.jit
-def _e2m1(q):
+def e2m1(q):
     """Bytes -> their low and their high code, both times 2**-126: exponent and mantissa lie where a bfloat16's do, and
     0.5 is a subnormal number there. Eight copies of a byte's sign and the byte are shifted and masked: 13 integer
     instructions for 8 weights. float32 when interpreted.
@@ -89,7 +89,7 @@ def codes_of(q, MX: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
     between threads."""
     q = tl.reshape(q, [BLOCK_N // 16, BLOCK_K // 128, 2, 8, 4, 2, 2, 2, 2])
     q = tl.reshape(tl.permute(q, [0, 7, 3, 1, 2, 5, 6, 4, 8]), [BLOCK_N, BLOCK_K // 2])
-    low, high = _e2m1(q) if MX else _nibbles(q)
+    low, high = e2m1(q) if MX else _nibbles(q)
     both = tl.reshape(tl.join(low, high), [BLOCK_N, BLOCK_K // 32, 16, 2])
     return tl.reshape(tl.permute(both, [0, 1, 3, 2]), [BLOCK_N, BLOCK_K])
 
@@ -135,3 +135,11 @@ def words_of(base, stride, block, inner, at, known, GROUP: tl.constexpr, GROUPS:
     first = block // (GROUP // BLOCK_K) if GROUP >= BLOCK_K else block * GROUPS
     group = (first + tl.arange(0, GROUPS)).to(tl.int64)[:, None]
     return tl.load(base + group * stride + at[None, :], mask=(group * GROUP < inner) & known[None, :], other=0)
+
+
+@triton.jit
+def mxfp4(q, scales, stride, block, inner, at, known, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Weights (BLOCK_N, BLOCK_K) of a block of K, times 2**-mxfp4.SHIFT, out of its KiB tiles and packed scales."""
+    GROUPS: tl.constexpr = BLOCK_K // 32  # noqa: N806
+    scale = bytes_of(words_of(scales, stride, block, inner, at, known, 32, GROUPS, BLOCK_K), True, GROUPS, BLOCK_N)
+    return fma(codes_of(q, True, BLOCK_N, BLOCK_K), spread(scale, GROUPS, BLOCK_N, BLOCK_K), constant(-0.0))

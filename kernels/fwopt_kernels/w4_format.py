@@ -7,11 +7,8 @@ zero is 8. Or as its `mxfp4-pack-quantized` (`mxfp4.py`): packed (N, K / 2) and 
 
 Repacked, 1 KiB holds 16 channels by 128 values of K in the order of a matrix instruction's operand in registers: a
 thread's 16-byte loads are its fragment, so nothing is shuffled after the load. A byte's low nibble lies 16 values of K
-before its high one. Scales of channels 8 apart, which one thread holds, share a 32-bit word.
-
-MXFP4's codes are taken for bfloat16's bits as they are, which makes each 2**-126 of its value. So its scales are
-repacked as exponents that make up for this but for 2**MX_SHIFT, by which the kernel multiplies its sums instead: with
-that room, no scale below 2**34 overflows, and none from 2**-93 on makes a weight subnormal.
+before its high one. Scales of channels 8 apart, which one thread holds, share a 32-bit word; MXFP4's are a byte each,
+`mxfp4.BIAS` added.
 """
 
 from __future__ import annotations
@@ -33,10 +30,6 @@ MULTIPLE_K = 32
 GROUPS = (32, 64, 128)
 """Values of K that may share a scale; or all of them."""
 SYMMETRIC = 8
-MX_SHIFT = 32
-_MX_EXPONENT = 126 - MX_SHIFT
-"""Added to a scale's byte."""
-_MX_LARGEST = 254 - _MX_EXPONENT
 _ORDER = (0, 3, 4, 2, 7, 5, 6, 1, 8)
 
 
@@ -123,7 +116,7 @@ def repack(stored: StoredW4) -> W4Weights:
         return rows.transpose(2, 3).contiguous().view(torch.int32).flatten(1)
 
     codes = F.pad(_nibbles(stored.packed), (0, pad_k, 0, pad_n), value=0 if stored.mx else SYMMETRIC)
-    scales = padded(stored.scale + _MX_EXPONENT, 4) if stored.mx else padded(stored.scale, 2)
+    scales = padded(stored.scale + mxfp4.BIAS, 4) if stored.mx else padded(stored.scale, 2)
     zeros = None if stored.zero_point is None else padded(_zero_points(stored), 4)
     return W4Weights(_fragments(codes), scales, zeros, columns, stored.inner, group if grouped else 0, stored.mx)
 
@@ -140,9 +133,7 @@ def _group(stored: StoredW4) -> int:
     if stored.mx:
         if group != mxfp4.GROUP:
             raise ValueError(f"w4a16 needs MXFP4 in groups of {mxfp4.GROUP}; got {group}")
-        largest = int(stored.scale.max()) if columns else 0
-        if largest > _MX_LARGEST:
-            raise ValueError(f"w4a16 needs MXFP4 scales of at most {_MX_LARGEST} (2**33; 255 is NaN); got {largest}")
+        mxfp4.require_scales(stored.scale)
         return group
     if groups > 1 and group not in GROUPS:
         raise ValueError(f"w4a16 knows groups of 32, 64, 128 and whole channels; got {group}")
@@ -172,7 +163,7 @@ def unpacked(weights: W4Weights, dtype: torch.dtype) -> Tensor:
 
     if weights.mx:
         bytes_ = codes[:, ::2] | codes[:, 1::2] << 4
-        scales = unpadded(weights.scales, torch.uint8) - _MX_EXPONENT
+        scales = unpadded(weights.scales, torch.uint8) - mxfp4.BIAS
         return mxfp4.dense(bytes_, scales.contiguous(), dtype)[: weights.columns, : weights.inner]
     scales = unpadded(weights.scales, torch.bfloat16)
     zeros: Tensor | int = SYMMETRIC

@@ -32,7 +32,7 @@ from fwopt_kernels.rounding import dot
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
 _GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128, "mxfp4": mxfp4.GROUP}
-_MX_FACTOR = tl.constexpr(2.0**w4_format.MX_SHIFT)
+_MX_FACTOR = tl.constexpr(2.0**mxfp4.SHIFT)
 
 
 @triton.jit
@@ -79,21 +79,17 @@ def _w4a16(
             minus = dequant.spread(dequant.bytes_of(packed, MX, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
         else:
             minus = shift
-        weights = dequant.codes_of(q, MX, BLOCK_N, BLOCK_K)
-        if not MX:
-            weights = dequant.fma(weights, dequant.constant(1.0), minus)
+        if MX:
+            weights = dequant.mxfp4(q, scales, scale_stride, block, inner, four, has_four, BLOCK_N, BLOCK_K)
+        else:
+            weights = dequant.fma(dequant.codes_of(q, MX, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
         if LATE_SCALE:
             scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
             ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
             sums += dot(weights, tl.trans(some_x), tl.zeros_like(sums)) * scale
-        elif GROUP > 0:
-            if MX:
-                packed = dequant.words_of(scales, scale_stride, block, inner, four, has_four, GROUP, GROUPS, BLOCK_K)
-                scale = dequant.bytes_of(packed, MX, GROUPS, BLOCK_N)
-            else:
-                packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
-                scale = dequant.scales_of(packed, GROUPS, BLOCK_N)
-            scale = dequant.spread(scale, GROUPS, BLOCK_N, BLOCK_K)
+        elif GROUP > 0 and not MX:
+            packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
+            scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
             sums = dot(dequant.fma(weights, scale, dequant.constant(-0.0)), tl.trans(some_x), sums)
         else:
             sums = dot(weights, tl.trans(some_x), sums)
@@ -143,7 +139,7 @@ def fallback(x: Tensor, weights: W4Weights, out: Tensor) -> None:
     out.copy_(x @ w4_format.unpacked(weights, torch.bfloat16).T)
 
 
-def _allowed(v: Variant) -> bool:
+def allowed(v: Variant) -> bool:
     """What can win on Hopper."""
     rows, channels, decode = v["BLOCK_M"], v["BLOCK_N"] // v.num_warps, v["BLOCK_M"] <= 32
     late = dict(v.constants).get("LATE_SCALE", 0)
@@ -171,7 +167,7 @@ def _space(format: str) -> Space:
     if _GROUPS[format] == 128:
         axes["LATE_SCALE"], constants["LATE_SCALE"], large["LATE_SCALE"] = (0, 1), 1, 0
     prefill = Large(lambda shape: shape["m"], 64, variant(8, 3, **large))
-    return Space(axes, variant(4, 4, **constants), _allowed, prefill)
+    return Space(axes, variant(4, 4, **constants), allowed, prefill)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_w4a16_refuses_what_it_cannot_compute() -> None:
         w4_format.repack(w4_format.pack(torch.zeros(8, 128), torch.ones(8, 1), None))
     codes = torch.zeros(8, 64, dtype=torch.uint8)
     for scale, rule in (
-        (torch.full((8, 4), 255), r"scales of at most 160 .*; got 255"),
+        (torch.full((8, 4), 255), r"scales must be at most 160 .*; got 255"),
         (torch.ones(8, 2), "of 32; got 64"),
     ):
         with pytest.raises(ValueError, match=rule):
