@@ -18,7 +18,7 @@ from fwopt_kernels.rounding import FP8_MAX, through_bf16, to_fp8
 FORMATS: tuple[str, ...] = ("bf16", "fp8-block", "w4a16", "mxfp4")
 VLLM_DTYPES: dict[str, str | None] = {"bf16": None, "fp8-block": "fp8_w8a8", "w4a16": "int4_w4a16"}
 """`dtype=` in the names of vLLM's tuned files; `fp8-block` also has `block_shape=[128,128]`. Without
-`mxfp4`: vLLM looks for no file there (0.24.0, `_get_config_dtype_str`)."""
+`mxfp4`, for which vLLM has no such name (`_get_config_dtype_str`): its kernels for MXFP4 read no tuned file."""
 _GROUPS = 4
 _SMALLEST = 1e-10
 

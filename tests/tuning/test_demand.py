@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fwopt.sim.counts import StepCounts
-from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Parallelism
+from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Mxfp4, Parallelism
 from fwopt.targets import load_model
 from fwopt.tuning.demand import demands
 from fwopt.tuning.family import shape_of
@@ -51,6 +51,18 @@ def test_experts_are_tuned_in_the_format_that_the_engine_runs_them_in(engine, sc
     candidate = Candidate(quantization=Fp8(scale=scale)) if scale else Candidate()
     found, _ = demands(load_model("Qwen/Qwen3-30B-A3B"), candidate, STEPS, engine)
     assert {d.family.format for d in found if d.family.operator == "fused_moe"} == {wanted}
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_mxfp4_experts_are_tuned_as_mxfp4(tp) -> None:
+    candidate = Candidate(quantization=Mxfp4(), parallelism=Parallelism(tp=tp))
+    found, notes = demands(load_model("openai/gpt-oss-20b"), candidate, STEPS, "fwopt")
+    families = [d.family for d in found if d.family.operator == "fused_moe"]
+    assert {family.format for family in families} == {"mxfp4"}
+    sizes = {"experts": 32, "top_k": 4, "hidden": 2880, "intermediate": 2880 // tp}
+    assert all(dict(family.fixed) == sizes for family in families)
+    assert sum(d.calls.sum() for d in found if d.family.operator == "fused_moe") == 24 * 17
+    assert not [note for note in notes if "moe" in note or "mxfp4" in note]
 
 
 def test_every_operator_gets_its_dimensions() -> None:

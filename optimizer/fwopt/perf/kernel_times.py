@@ -27,7 +27,7 @@ NOT_SHAPE = ("format", "variant", "default", "chosen", "calls", "p20_s", "p50_s"
 Which = Literal["default", "chosen"]
 ELEMENTWISE = {"rms_norm": "rows", "silu_mul": "rows", "rope_cache": "tokens"}
 """Bandwidth-bound kernel -> its dimension that grows with a step."""
-_EXPERTS = {"bf16": "bf16", "fp8-block": "fp8", "w4a16": "w4a16"}
+_EXPERTS = {"bf16": "bf16", "fp8-block": "fp8", "w4a16": "w4a16", "mxfp4": "mxfp4"}
 """Format of the experts' kernel -> scheme that the reference engine runs in it: fp8 experts are blocks of equal scales
 (`engine/expert_weights.py`)."""
 EXPERTS_GROUP = 128
