@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from fwopt.errors import InputError
+from fwopt_kernels import mxfp4
 
 LoadFormat = Literal["auto", "dummy"]
 
@@ -86,7 +87,7 @@ class Safetensors:
 
     def tensor(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         if name not in self._files and f"{name}_packed" in self._files:
-            found = unpack_int4(self._load(f"{name}_packed"), self._load(f"{name}_scale"))
+            found = self._unpacked(name, self._load(f"{name}_packed"), self._load(f"{name}_scale"))
         elif name in self._files:
             found = self._load(name)
             if found.dtype in (torch.int8, torch.float8_e4m3fn):
@@ -98,6 +99,17 @@ class Safetensors:
     def _load(self, name: str) -> torch.Tensor:
         found: torch.Tensor = self._files[name].get_tensor(name)
         return found
+
+    def _unpacked(self, name: str, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Of compressed-tensors: 4-bit numbers in groups, or MXFP4."""
+        if packed.dtype == torch.int32:
+            return unpack_int4(packed, scale)
+        if packed.dtype == scale.dtype == torch.uint8:
+            return mxfp4.dense(packed, scale, torch.float32)
+        raise InputError(
+            f"{self._folder}: {name} is packed in {packed.dtype} with scales in {scale.dtype}; it must be "
+            "pack-quantized (int32) or mxfp4-pack-quantized (uint8 both)"
+        )
 
     def _scaled(self, name: str, stored: torch.Tensor) -> torch.Tensor:
         """Numbers that INT8 or FP8 weights stand for: a scale a tensor, a row, or a block (`weight_scale_inv`)."""
