@@ -14,7 +14,7 @@ Asked = tuple[str, Any]
 
 
 def first(session: Session) -> Result:
-    """What has only ever been compiled, smallest inputs first: kernels with inline PTX (`w4a16`, `fp8_gemm`), tiles
+    """What has only ever been compiled, smallest inputs first: kernels with inline PTX (`w4a16`), 8-bit products, tiles
     fetched by TMA, whose launch needs an allocator; then each default of each format. Seconds, and it says whether the
     minutes that follow are worth spending."""
     return _asked(list(_never_run(session)), session, timeout_s=45)
@@ -25,7 +25,8 @@ def _never_run(session: Session) -> Iterator[Asked]:
     from fwopt_kernels.registry import OPERATORS, load
     from fwopt_kernels.timing import Question
 
-    order = ["w4a16", "fp8_gemm", *(name for name in OPERATORS if name not in ("w4a16", "fp8_gemm"))]
+    products = ["w4a16", "fp8_gemm", "int8_gemm"]
+    order = [*products, *(name for name in OPERATORS if name not in products)]
     arch = ARCHITECTURES[session.before["machine"]["arch"] or "sm_90"]
     for name in order:
         operator = load(OPERATORS[name])

@@ -18,3 +18,5 @@ MODELS: dict[str, dict[str, Any]] = {
 DECODE, LARGE = (1, 2, 4, 8, 16), (64, 256, 1024, 4096)
 ATTENTION = ((1, 1024), (32, 1024), (32, 8192), (128, 2048))
 """(sequences, tokens of context each)"""
+PROMPTS = ((1, 512, 512), (1, 2048, 2048), (1, 8192, 8192), (4, 2048, 2048), (32, 64, 64), (1, 2048, 32768))
+"""(chunks, tokens each, tokens of context each, the chunk's own included)"""

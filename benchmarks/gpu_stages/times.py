@@ -7,7 +7,7 @@ from typing import Any
 
 from gpu_stages import Result, Session
 from gpu_stages.machine import as_device
-from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS
+from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS, PROMPTS
 from gpu_stages.vendor import baselines
 
 
@@ -49,7 +49,7 @@ def demands(small: bool) -> list[Any]:
             return
         loaded = load(OPERATORS[operator])
         axes = tuple(d for d in loaded.dimensions if d in ("rows", "tokens", "m", "sequences", "batch")
-                     or (d == "context" and len(points[0]) == 2))  # fmt: skip
+                     or (d == "context" and len(points[0]) > 1))  # fmt: skip
         for format in loaded.formats[: 1 if small else None]:
             own = tuple((d, fixed[d]) for d in loaded.dimensions if d in fixed)
             family = Family(operator, format, own, axes)
@@ -64,8 +64,9 @@ def demands(small: bool) -> list[Any]:
         heads = {name: model[name] for name in ("heads", "kv_heads", "head_dim")}
         add("rope_cache", few, **heads, rotary_dim=model["head_dim"], block_size=16)
         add("decode_attention", [(1, 64)] if small else list(ATTENTION), **heads, block_size=16)
+        add("prefill_attention", [(1, 20, 64)] if small else list(PROMPTS), **heads, block_size=16)
         for n, k in model["linears"].values():
-            for operator in ("w4a16", "fp8_gemm"):
+            for operator in ("w4a16", "fp8_gemm", "int8_gemm"):
                 add(operator, steps, n=256 if small else n, k=256 if small else k)
         if "experts" in model:
             sizes = {"experts": model["experts"], "hidden": model["hidden"], "intermediate": model["expert_inter"]}

@@ -1,4 +1,4 @@
-"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, torch's attention."""
+"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, `torch._int_mm`, torch's attention."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from gpu_stages import Result, Session
-from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS
+from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS, PROMPTS
 
 
 def baselines(session: Session, seconds: float) -> list[Result]:
-    """cuBLAS through F.linear, `torch._scaled_mm`, torch's attention: each on rotating memory, in a CUDA graph."""
+    """cuBLAS through F.linear, `torch._scaled_mm`, `torch._int_mm`, torch's attention: each on rotating memory, in a
+    CUDA graph."""
     import torch
 
     device, small = session.device, session.small
@@ -24,13 +25,20 @@ def baselines(session: Session, seconds: float) -> list[Result]:
             shape = {"m": m, "n": n, "k": k}
             jobs.append(({"what": "cublas bf16", **shape}, partial(_linear, device, m, n, k)))
             if not small:
+                jobs.append(({"what": "int_mm", **shape}, partial(_int_mm, device, m, n, k)))
                 for scales in ("tensor", "row"):
                     build = partial(_scaled, device, m, n, k, scales)
                     jobs.append(({"what": f"scaled_mm {scales}", **shape}, build))
     for model in MODELS.values():
         for sequences, context in [(1, 64)] if small else ATTENTION:
             shape = {"sequences": sequences, "context": context, "heads": model["heads"], "kv_heads": model["kv_heads"]}
-            jobs.append(({"what": "torch sdpa", **shape}, partial(_sdpa, device, sequences, context, model)))
+            jobs.append(({"what": "torch sdpa", **shape}, partial(_sdpa, device, sequences, 1, context, model)))
+        for sequences, tokens, context in [(1, 20, 64)] if small else PROMPTS:
+            shape = {"sequences": sequences, "tokens": tokens, "context": context, "heads": model["heads"],
+                     "kv_heads": model["kv_heads"]}  # fmt: skip
+            jobs.append(
+                ({"what": "torch sdpa, chunks", **shape}, partial(_sdpa, device, sequences, tokens, context, model))
+            )
     for row, build in jobs:
         if time.monotonic() > ends:
             break
@@ -71,12 +79,29 @@ def _scaled(device: str, m: int, n: int, k: int, scales: str) -> list[Callable[[
     return [partial(torch._scaled_mm, x, w, scale_a=a, scale_b=b, out_dtype=torch.bfloat16) for w in weights]
 
 
-def _sdpa(device: str, sequences: int, context: int, model: Result) -> list[Callable[[], Any]]:
+def _int_mm(device: str, m: int, n: int, k: int) -> list[Callable[[], Any]]:
+    """int32 sums without scales, so less than an `int8_gemm` does but for wider results; 17 rows at least."""
     import torch
+
+    from fwopt_kernels.row_formats import int8_product
+
+    x = torch.randint(-128, 128, (m, k), device=device, dtype=torch.int8)
+    weights = [
+        torch.randint(-128, 128, (n, k), device=device, dtype=torch.int8).t() for _ in range(_copies(n * k, device))
+    ]
+    return [partial(int8_product, x, w) for w in weights]
+
+
+def _sdpa(device: str, sequences: int, tokens: int, context: int, model: Result) -> list[Callable[[], Any]]:
+    """The last `tokens` of each context as queries; caches are not paged here."""
+    import torch
+    from torch.nn.attention.bias import causal_lower_right
 
     size, kv = model["head_dim"], model["kv_heads"]
     make = partial(torch.randn, device=device, dtype=torch.bfloat16)
-    q = make(sequences, model["heads"], 1, size)
+    q = make(sequences, model["heads"], tokens, size)
     count = _copies(4 * sequences * kv * context * size, device)
     caches = [(make(sequences, kv, context, size), make(sequences, kv, context, size)) for _ in range(min(count, 16))]
-    return [partial(torch.nn.functional.scaled_dot_product_attention, q, *c, enable_gqa=True) for c in caches]
+    seen = causal_lower_right(tokens, context) if tokens > 1 else None
+    attend = partial(torch.nn.functional.scaled_dot_product_attention, attn_mask=seen, enable_gqa=True)
+    return [partial(attend, q, *c) for c in caches]

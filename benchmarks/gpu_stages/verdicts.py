@@ -90,7 +90,7 @@ def _against_vendor(rows: list[Result], base: list[Result]) -> list[Result]:
     ours = {
         (r["operator"], r["format"], r["point"][0], r["fixed"]["n"], r["fixed"]["k"]): r["best_s"]
         for r in rows
-        if r["operator"] in ("w4a16", "fp8_gemm") and r["best_s"] is not None
+        if r["operator"] in ("w4a16", "fp8_gemm", "int8_gemm") and r["best_s"] is not None
     }
     lines = []
     linears = list(MODELS["Qwen3-8B"]["linears"].values())
@@ -108,4 +108,20 @@ def _against_vendor(rows: list[Result], base: list[Result]) -> list[Result]:
         if operator == "fp8_gemm" and other and (m >= 1024 or m < 256):
             limit = 1.05 if m >= 1024 else 1.0
             lines.append(_verdict(f"{format} over torch._scaled_mm, m {m} n {n} k {k}", seconds / other, limit))
-    return lines
+        sums = vendor.get(("int_mm", m, n, k))
+        if operator == "int8_gemm" and sums:
+            what = f"{format} over torch._int_mm, without scales, m {m} n {n} k {k}"
+            lines.append(_verdict(what, seconds / sums, 1.0))
+    return [*lines, *_prompts(rows, base)]
+
+
+def _prompts(rows: list[Result], base: list[Result]) -> list[Result]:
+    """Prompt attention over a paged cache beside torch's over one that is not."""
+    names = ("sequences", "tokens", "context")
+    vendor = {(*(b[n] for n in names), b["kv_heads"]): b["s"] for b in base if "tokens" in b and "s" in b}
+    return [
+        _verdict(f"prefill attention over torch's, {dict(zip(names, r['point'], strict=True))}", r["best_s"] / s, NOISE)
+        for r in rows
+        if r["operator"] == "prefill_attention" and r["format"] == "bf16" and r["best_s"] is not None
+        if (s := vendor.get((*r["point"], r["fixed"]["kv_heads"])))
+    ]

@@ -1,10 +1,8 @@
 """Attention of one query token a sequence over a paged KV cache, the context cut into splits.
 
-The cache is as `rope_cache` and vLLM's `reshape_and_cache_flash` write it: (2, blocks, block_size, kv_heads, head_dim),
-keys then values; an e4m3 cache holds `value / scale`. All query heads of a KV head share one program, so each key and
-value is read once. A split writes its own normalised sum and the logarithm of its mass; a second kernel merges them in
-a fixed order. Where a split begins and ends depends on its sequence's length and the variant alone: a sequence's
-result is the same, bit for bit, in every batch.
+All query heads of a KV head share one program, so each key and value is read once. A split writes its own normalised
+sum and the logarithm of its mass; a second kernel merges them in a fixed order. Where a split begins and ends depends
+on its sequence's length and the variant alone: a sequence's result is the same, bit for bit, in every batch.
 """
 
 from __future__ import annotations
@@ -17,22 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels import row_formats
+from fwopt_kernels.attention_case import AttentionCase, contexts, expected, fallback, random_case
 from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
-from fwopt_kernels.decode_case import DecodeCase, contexts, expected, fallback, random_case
+from fwopt_kernels.paged_attention import capped, operand, pages, require_readable
 from fwopt_kernels.rope_cache import CACHE_DTYPES
 from fwopt_kernels.rounding import dot, to_bf16
-
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def _operand(x, PACK: tl.constexpr):
-    """float32 -> the type that products are taken in: float16 holds every e4m3 number, and probabilities better."""
-    if PACK == 1:
-        return to_bf16(x)
-    else:
-        return x.to(tl.float16)
 
 
 @triton.jit
@@ -46,29 +33,11 @@ def _span(length, split, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl
 
 
 @triton.jit
-def _pages(table, start, end, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Block of each of BLOCK_N positions; one number where they all lie in one page."""
-    if PAGE % BLOCK_N == 0:
-        return tl.load(table + start // PAGE, mask=start < end, other=0).to(tl.int64)
-    else:
-        at = start + tl.arange(0, BLOCK_N)
-        return tl.load(table + at // PAGE, mask=at < end, other=0).to(tl.int64)
-
-
-@triton.jit
 def _numbers(word, HIGH: tl.constexpr):
     """The first or second of each pair of e4m3 numbers: pairs, because only 16-bit words can be transposed on their
     way from shared memory to a matrix product."""
     byte = (word >> 8) if HIGH else (word & 0xFF)
     return byte.to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-
-
-@triton.jit
-def _capped(s, SOFT_CAP: tl.constexpr):
-    """Logits in powers of two."""
-    if SOFT_CAP > 0:
-        s = SOFT_CAP * (1.0 - 2.0 / (tl.exp(s * (2.0 / SOFT_CAP)) + 1.0))
-    return s * LOG2_E
 
 
 @triton.jit
@@ -90,9 +59,9 @@ def _attend(
     real = tl.arange(0, GROUP_BLOCK)[:, None] < GROUP
     wanted = real & (word < HEAD // PACK)
     query += sequence * query_stride + head * HEAD + word * PACK
-    q = _operand(tl.load(query, mask=wanted, other=0.0).to(tl.float32), PACK)
+    q = operand(tl.load(query, mask=wanted, other=0.0).to(tl.float32), PACK == 1)
     if PACK == 2:
-        q_odd = _operand(tl.load(query + 1, mask=wanted, other=0.0).to(tl.float32), PACK)
+        q_odd = operand(tl.load(query + 1, mask=wanted, other=0.0).to(tl.float32), PACK == 1)
         odd = tl.zeros(q.shape, tl.float32)
     key_scale, value_scale = (tl.load(scales), tl.load(scales + 1)) if PACK == 2 else (1.0, 1.0)
     scale = softmax_scale * key_scale
@@ -101,12 +70,12 @@ def _attend(
     top = tl.full([GROUP_BLOCK], float("-inf"), tl.float32)
     sums = tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32)
     total = tl.zeros(q.shape, tl.float32)
-    pages = _pages(table, begin, end, PAGE, BLOCK_N)
+    block = pages(table, begin, end, PAGE, BLOCK_N)
     for start in range(begin, end, BLOCK_N):
         at = start + tl.arange(0, BLOCK_N)
         seen = (at >= first) & (at < end)
-        rows = (pages * block_stride + at % PAGE * slot_stride)[:, None] + word
-        pages = _pages(table, start + BLOCK_N, end, PAGE, BLOCK_N)  # loaded where used, it would take half the stages
+        rows = (block * block_stride + at % PAGE * slot_stride)[:, None] + word
+        block = pages(table, start + BLOCK_N, end, PAGE, BLOCK_N)  # loaded where used, it would take half the stages
         k = tl.load(cache + rows, mask=seen[:, None] & (word < HEAD // PACK), other=0)
         v = tl.load(cache + plane_stride + rows, mask=seen[:, None] & (word < HEAD // PACK), other=0)
         if PACK == 1:
@@ -114,12 +83,12 @@ def _attend(
         else:
             s = dot(q, tl.trans(_numbers(k, False)), tl.zeros([GROUP_BLOCK, BLOCK_N], tl.float32))
             s = dot(q_odd, tl.trans(_numbers(k, True)), s)
-        s = tl.where(seen[None, :], _capped(s * scale, SOFT_CAP), float("-inf"))
+        s = tl.where(seen[None, :], capped(s * scale, SOFT_CAP), float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         p, shrink = tl.exp2(s - higher[:, None]), tl.exp2(top - higher)[:, None]
         top = higher
         sums = sums * shrink + p  # summed over positions once, after the loop
-        p = _operand(p, PACK)
+        p = operand(p, PACK == 1)
         if PACK == 1:
             total = dot(p, v, total * shrink)
         else:
@@ -174,19 +143,14 @@ def decode_attention(
     become cap * tanh(logits / cap). `workspace`: `workspace_numbers` float32, needed by more than one split.
     """
     if variant == FALLBACK:
-        fallback(DecodeCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap))
+        fallback(AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap))
         return
     sequences, heads, head_dim = query.shape
     if sequences == 0:
         return
-    for name, tensor in (("query", query), ("out", out)):
-        if tensor.stride()[-2:] != (head_dim, 1):
-            raise ValueError(f"{name}: heads must be packed, strides {(head_dim, 1)}, got {tensor.stride()[-2:]}")
-    row_formats.require_packed(cache=cache, table=table, lengths=lengths)
+    require_readable(query, out, cache, table=table, lengths=lengths)
     pack, page, kv_heads = 1 if cache.dtype == torch.bfloat16 else 2, cache.shape[2], cache.shape[3]
     chosen = variant or SPACES["bf16" if pack == 1 else "fp8"].default
-    if heads % kv_heads:
-        raise ValueError(f"{heads} query heads are no multiple of {kv_heads} KV heads")
     splits, block_n = chosen["SPLITS"], chosen["BLOCK_N"]
     words = cache if pack == 1 else cache.view(torch.int16)
     if workspace is None:
@@ -279,19 +243,19 @@ class DecodeAttention:
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
-    ) -> DecodeCase:
+    ) -> AttentionCase:
         return random_case(format, shape, seed, padding, device, window=self.window, soft_cap=self.soft_cap)
 
-    def reference(self, case: DecodeCase) -> dict[str, Expected]:
+    def reference(self, case: AttentionCase) -> dict[str, Expected]:
         return expected(case)
 
-    def run(self, case: DecodeCase, variant: Variant) -> None:
+    def run(self, case: AttentionCase, variant: Variant) -> None:
         decode_attention(
             case.query, case.cache, case.table, case.lengths, case.scales, case.out,
             softmax_scale=case.softmax_scale, window=case.window, soft_cap=case.soft_cap, variant=variant,
         )  # fmt: skip
 
-    def fallback(self, case: DecodeCase) -> None:
+    def fallback(self, case: AttentionCase) -> None:
         fallback(case)
 
 

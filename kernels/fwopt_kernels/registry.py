@@ -13,9 +13,11 @@ OPERATORS: dict[str, str] = {
     "silu_mul": "fwopt_kernels.silu_mul:SILU_MUL",
     "rope_cache": "fwopt_kernels.rope_cache:ROPE_CACHE",
     "decode_attention": "fwopt_kernels.decode_attention:DECODE_ATTENTION",
+    "prefill_attention": "fwopt_kernels.prefill_attention:PREFILL_ATTENTION",
     "fused_moe": "fwopt_kernels.fused_moe:FUSED_MOE",
     "w4a16": "fwopt_kernels.w4a16:W4A16_GEMM",
     "fp8_gemm": "fwopt_kernels.fp8_gemm:FP8_GEMM",
+    "int8_gemm": "fwopt_kernels.int8_gemm:INT8_GEMM",
 }
 
 

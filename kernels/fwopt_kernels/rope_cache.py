@@ -18,7 +18,7 @@ from torch import Tensor
 from fwopt_kernels.contract import FALLBACK, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.rounding import through_bf16, to_bf16, to_fp8
 
-_TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv"}
+CACHE_TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv"}
 CACHE_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 
 
@@ -166,7 +166,7 @@ class RopeCache:
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
         pointers = {
-            "query": "*bf16", "key": "*bf16", "value": "*bf16", "cache": _TYPES[format], "slots": "*i64",
+            "query": "*bf16", "key": "*bf16", "value": "*bf16", "cache": CACHE_TYPES[format], "slots": "*i64",
             "positions": "*i64", "table": "*bf16", "scales": "*fp32", "query_heads": "i32", "kv_heads": "i32",
         }  # fmt: skip
         names = ("query", "key", "value", "plane", "block", "slot", "table")

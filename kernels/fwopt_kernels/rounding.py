@@ -75,7 +75,7 @@ def quantize(x, inverse_scale, FORMAT: tl.constexpr):
 
 @triton.jit
 def dot(a, b, total):
-    """total + a @ b in float32."""
-    if INTERPRETED:
+    """total + a @ b: in float32, of int8 exactly in int32."""
+    if INTERPRETED and total.dtype == tl.float32:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total)
+    return tl.dot(a, b, total, out_dtype=total.dtype)

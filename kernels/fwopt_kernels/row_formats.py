@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fwopt_kernels.contract import Expected
@@ -20,6 +21,8 @@ DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8-row": torch.float
 TRITON_TYPES: dict[str, str] = {"bf16": "*bf16", "fp8-row": "*fp8e4nv", "int8-row": "*i8"}
 _LARGEST = {"fp8-row": 448.0, "int8-row": 127.0}
 _FLOOR = {"fp8-row": 1 / (448 * 512), "int8-row": float(torch.finfo(torch.float32).eps)}
+MULTIPLE_K = 16
+"""8-bit products read rows by 16 bytes: K, and the elements between rows, must be multiples of this."""
 BF16_RTOL = 2**-7 * 1.05
 """Two roundings to bfloat16 (2**-8 each at most) and a float32 reduction."""
 
@@ -77,6 +80,14 @@ def write(rows: Rows, values: Tensor) -> None:
     codes = (wide * (1 / scale)).clamp(-limit, limit)
     rows.values.copy_((codes.round() if rows.format == "int8-row" else codes).to(rows.values.dtype))
     rows.scale.copy_(scale)
+
+
+def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
+    """(T, k) x (k, n) in int32; a GPU wants more than 16 rows."""
+    missing = 17 - len(rows) if rows.is_cuda else 0
+    if missing > 0:
+        return torch._int_mm(F.pad(rows, (0, 0, 0, missing + 15)), weight)[: len(rows)]
+    return torch._int_mm(rows, weight)
 
 
 def expected(format: str, values: Tensor) -> dict[str, Expected]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +22,9 @@ from fwopt.deploy import TARGETS, write
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Gguf, Parallelism
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="run.sh needs bash")
+needs_sglang_router = pytest.mark.skipif(
+    importlib.util.find_spec("sglang_router") is None, reason="sglang-router has builds for Linux only"
+)
 needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 
 STAND_IN = """\
@@ -40,7 +44,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
     def do_POST(self):
-        hold = self.rfile.read(int(self.headers["Content-Length"])) == b"hold"
+        hold = b"hold" in self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -189,6 +193,15 @@ def test_what_cannot_start_says_so_and_starts_nothing(deployed, tmp_path, argume
     assert _starts(tmp_path) == {}
 
 
+def test_a_router_that_is_not_installed_is_asked_for_by_version(deployed, tmp_path):
+    folder, environment, _ = deployed(Candidate(parallelism=Parallelism(replicas=2), router="cache_aware"))
+    python = environment | {"ROUTER_PYTHON": "no-such-python"}
+    for arguments in ([], ["router"]):
+        done = subprocess.run([folder / "run.sh", *arguments], env=python, capture_output=True, text=True)
+        assert (done.returncode, _starts(tmp_path)) == (2, {})
+        assert "pip install sglang-router==0.3.2, or set ROUTER_PYTHON" in done.stderr
+
+
 def test_converted_weights_are_never_replaced_by_other_ones(deployed, tmp_path):
     folder, environment, port = deployed(Candidate(quantization=W4A16()))
     refused = subprocess.run([folder / "run.sh"], env=environment, capture_output=True, text=True)
@@ -237,6 +250,39 @@ def test_a_free_replica_gets_the_next_request(deployed, tmp_path):
                     assert int(answer.readline()) != taken
                     assert answer.read() == b"end\n"
             (tmp_path / "bin" / "release").touch()
+
+
+@needs_sglang_router
+def test_requests_follow_their_prefix_through_the_real_router(deployed, tmp_path):
+    """A held stream comes through at once; what goes on from its prompt joins it, what does not goes elsewhere."""
+    folder, environment, port = deployed(Candidate(parallelism=Parallelism(replicas=2), router="cache_aware"))
+    assert not (folder / "nginx.conf").exists()
+
+    def ask(prompt: str):
+        body = json.dumps({"model": "m", "prompt": prompt, "stream": True}).encode()
+        address, headers = f"http://127.0.0.1:{port}/v1/completions", {"Content-Type": "application/json"}
+        return urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=30)
+
+    def routes() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/workers", timeout=5) as answer:
+                return len(json.load(answer)["workers"]) == 2
+        except OSError:
+            return False
+
+    with _running(folder, environment | {"ROUTER_PYTHON": sys.executable}) as process:
+        _wait_for(lambda: routes() or process.poll() is not None, "the router knows its replicas")
+        with ask("hold this " * 20) as held:
+            taken = int(held.readline())
+            with ask("another question " * 9) as other:
+                assert int(other.readline()) != taken
+            with ask("hold this " * 20 + "and go on") as follows:
+                assert int(follows.readline()) == taken
+                (tmp_path / "bin" / "release").touch()
+                assert follows.read() == held.read() == b"end\n"
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert not any(_accepts(port + i) for i in range(3)), "nothing is left running"
 
 
 @needs_nginx

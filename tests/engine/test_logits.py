@@ -22,9 +22,9 @@ from fwopt.engine.runner import Runner
 from fwopt.engine.scheduler import Scheduler
 from fwopt.engine.sequence import Sampling, Sequence
 from fwopt.engine.settings import Settings
-from fwopt.spec.candidate import W4A16
+from fwopt.spec.candidate import W4A16, Int8
 from fwopt_kernels.choice import Choice, Choices
-from fwopt_kernels.contract import variant
+from fwopt_kernels.contract import FALLBACK, variant
 
 from .conftest import MODELS
 
@@ -133,31 +133,55 @@ def test_on_a_processor_the_kernels_torch_fallbacks_give_them(name, model_folder
     assert_near_in_bfloat16(ours, folder, TRITON_TEXTS, TRITON_STARTS)
 
 
-def test_4_bit_weights_by_the_triton_kernel_give_the_engines_own_logits(model_folder, make_settings):
-    folder, scheme = model_folder("llama"), {"quantization": {"kind": "w4a16", "group_size": 32}}
+@pytest.mark.parametrize(
+    "quantization", [{"kind": "w4a16", "group_size": 32}, {"kind": "int8"}], ids=lambda scheme: scheme["kind"]
+)
+def test_quantized_weights_by_the_triton_kernels_give_the_engines_own_logits(quantization, model_folder, make_settings):
+    folder, scheme = model_folder("llama"), {"quantization": quantization}
     exact, rounded = (
         logits_by_steps(
             Runner(make_settings(folder, LIMITS, dtype=dtype, candidate=scheme), Ranks()), TRITON_TEXTS, TRITON_STARTS
         )
         for dtype in ("fp32", "bf16")
     )
-    chosen = Choice("w4a16", "g32", {"m": 1, "n": 64, "k": 64}, TUNED)
-    found = logits_interpreted(make_settings, folder, candidate=scheme, choices=(chosen,))
+    sizes = {"m": 1, "n": 64, "k": 64}
+    chosen = Choice("w4a16", "g32", sizes, TUNED), Choice("int8_gemm", "int8-row", sizes, TUNED_INT8), TUNED_PREFILL
+    found = logits_interpreted(make_settings, folder, candidate=scheme, choices=chosen)
     assert_nearly_as_near(found, exact, rounded)
 
 
-def test_groups_that_the_kernel_does_not_know_stay_with_torch():
+@pytest.mark.parametrize(("scheme", "k"), [(W4A16(group_size=16), 64), (Int8(), 40)])
+def test_groups_and_widths_that_the_kernels_do_not_know_stay_with_torch(scheme, k):
     pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
-    weight, x = torch.randn(48, 64), torch.randn(3, 64)
-    scheme, cpu = W4A16(group_size=16), torch.device("cpu")
+    weight, x = torch.randn(48, k), torch.randn(3, k)
+    cpu = torch.device("cpu")
     by_torch = make_linear(weight, None, scheme, cpu)(x)
     torch.testing.assert_close(make_linear(weight, None, scheme, cpu, Choices())(x), by_torch)
+
+
+def test_int8_weights_are_multiplied_by_the_kernels_own_fallback_where_nothing_else_runs():
+    """As torch's own layer, but for the bias, added after rounding to bfloat16, and an activation's code at a tie."""
+    pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+    weight, bias, x = (torch.randn(*shape).bfloat16() for shape in ((48, 64), (48,), (3, 64)))
+    cpu = torch.device("cpu")
+    by_torch = make_linear(weight, bias, Int8(), cpu)(x)
+    layer = make_linear(weight, bias, Int8(), cpu, Choices(default=FALLBACK))
+    assert type(layer).__name__ == "KernelInt8"
+    torch.testing.assert_close(layer(x), by_torch, rtol=3 * 2**-8, atol=0.1)
 
 
 TRITON_TEXTS = [prompts(320)[i][:n] for i, n in ((1, 45), (3, 17), (2, 40))]
 TRITON_STARTS = [40, 12, 37]
 TUNED = variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=128, SPLIT_K=1, GROUP_M=1)
 """Of w4a16, not its default."""
+TUNED_INT8 = variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=128, SPLIT_K=2, GROUP_M=1, SWAP_AB=1, TMA=0)
+TUNED_PREFILL = Choice(
+    "prefill_attention", "bf16",
+    {"sequences": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "block_size": 16, "tokens": 32, "shortest": 32,
+     "context": 32},
+    variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
+)  # fmt: skip
+"""Likewise not its default."""
 LIMITS = {"max_num_batched_tokens": 32, "max_num_seqs": 3}
 
 
@@ -217,9 +241,11 @@ def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_fp8_cache_is_near(model_folder, make_settings):
+@pytest.mark.parametrize(("dtype", "operators"), [("fp32", "torch"), ("bf16", "triton")])
+def test_an_fp8_cache_is_near(dtype, operators, model_folder, make_settings):
     folder, texts, starts = model_folder("llama"), prompts(320), [1, 30, 70, 16]
-    settings = make_settings(folder, {"max_num_batched_tokens": 32}, candidate={"kv_dtype": "fp8"})
+    limits = {"max_num_batched_tokens": 32}
+    settings = make_settings(folder, limits, dtype=dtype, operators=operators, candidate={"kv_dtype": "fp8"})
     ours = logits_by_steps(Runner(settings, Ranks()), texts, starts)
     for mine, exact, start in zip(ours, reference(folder, torch.float32, texts), starts, strict=True):
         assert 0 < (mine - exact[start - 1 :]).norm() / exact[start - 1 :].norm() < 0.2

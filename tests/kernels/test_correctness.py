@@ -42,6 +42,12 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {"m": 1, "n": 256, "k": 16},
         {"m": 0, "n": 8, "k": 128},
     ],
+    "int8_gemm": [
+        {"m": 5, "n": 130, "k": 400},
+        {"m": 70, "n": 33, "k": 256},
+        {"m": 1, "n": 256, "k": 16},
+        {"m": 0, "n": 8, "k": 128},
+    ],
     "rope_cache": [
         HEADS,
         {**HEADS, "tokens": 33, "heads": 9, "kv_heads": 1},
@@ -57,6 +63,14 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {**CONTEXTS, "head_dim": 128, "context": 0},
         {**CONTEXTS, "sequences": 0},
     ],
+    "prefill_attention": [
+        {**CONTEXTS, "heads": 6, "tokens": 70},
+        {**CONTEXTS, "sequences": 1, "heads": 5, "kv_heads": 5, "head_dim": 80, "tokens": 33, "context": 33},
+        {**CONTEXTS, "sequences": 2, "heads": 17, "kv_heads": 1, "head_dim": 96, "block_size": 64, "tokens": 9},
+        {**CONTEXTS, "sequences": 2, "head_dim": 256, "block_size": 1, "tokens": 1, "context": 40},
+        {**CONTEXTS, "head_dim": 128, "tokens": 9, "context": 0},
+        {**CONTEXTS, "sequences": 0, "tokens": 9},
+    ],
     "fused_moe": [
         LAYER,
         {**LAYER, "tokens": 11, "hidden": 96, "intermediate": 160},
@@ -69,9 +83,11 @@ VARIANTS: dict[str, Variant] = {
     "silu_mul": variant(2, 1, BLOCK=1024),
     "rope_cache": variant(1, 1, HEADS=2),
     "decode_attention": variant(1, 3, BLOCK_N=32, SPLITS=1),
+    "prefill_attention": variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
     "fused_moe": variant(4, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=64, GROUP_SIZE_M=16),
     "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
     "fp8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
+    "int8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
 }
 CASES = [
     pytest.param(name, format, shape, id=f"{name}-{format}-{'x'.join(map(str, shape.values()))}")

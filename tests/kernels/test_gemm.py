@@ -132,7 +132,13 @@ def test_a_row_does_not_depend_on_the_others(name: str, format: str, chosen: Var
     run_apart(INDEPENDENT.format(name=name, format=format, variant=chosen), interpret=True)
 
 
-@pytest.mark.parametrize("format", ["fp8-tensor", "fp8-row", "fp8-block"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("fp8_gemm", "fp8-tensor"), ("fp8_gemm", "fp8-row"), ("fp8_gemm", "fp8-block"),
+        ("int8_gemm", "int8-tensor"), ("int8_gemm", "int8-row"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("k", "constants"),
     [
@@ -141,14 +147,50 @@ def test_a_row_does_not_depend_on_the_others(name: str, format: str, chosen: Var
         (272, {"BLOCK_M": 128, "SWAP_AB": 0, "TMA": 1}),
     ],
 )
-def test_edges_of_k_of_fp8(format: str, k: int, constants: dict[str, int], interpreted: Any) -> None:
+def test_edges_of_k_of_8_bit_products(
+    name: str, format: str, k: int, constants: dict[str, int], interpreted: Any
+) -> None:
     shape = {"m": 9, "n": 200, "k": k}
     chosen = changed(FP8, **constants)
-    assert interpreted(OPERATORS["fp8_gemm"], format, shape, variant=chosen, seed=k, padding=16) == []
+    assert interpreted(OPERATORS[name], format, shape, variant=chosen, seed=k, padding=16) == []
+
+
+EXACT = """
+import torch
+from fwopt_kernels.contract import Variant, variant
+from fwopt_kernels.registry import OPERATORS, load
+op = load(OPERATORS["int8_gemm"])
+case = op.case("int8-tensor", {{"m": 5, "n": 70, "k": 4096}}, 3)
+case.x.values.fill_(127)
+case.weight.values[:, :2048], case.weight.values[:, 2048:] = 127, -127
+case.weight.values[:, 0] -= torch.arange(70, dtype=torch.int8)
+case.x.scale.fill_(1.0), case.weight.scale.fill_(1.0)
+wanted = (-127.0 * torch.arange(70)).bfloat16().expand(5, 70)
+for one in {variants!r}:
+    op.run(case, one)
+    assert torch.equal(case.out, wanted), one.id
+case = op.case("int8-row", {{"m": 20, "n": 70, "k": 1040}}, 4)
+op.fallback(case)
+wanted = case.out.clone()
+for one in {variants!r}:
+    case.out.fill_(float("nan"))
+    op.run(case, one)
+    assert torch.equal(case.out, wanted), one.id
+"""
+
+
+def test_sums_of_int8_are_exact_and_every_variant_gives_the_same_bits() -> None:
+    """Sums on their way pass 2**24, from where float32 rounds; all but one product cancel in the end."""
+    chosen = [
+        FP8, changed(FP8, SPLIT_K=8), changed(FP8, SWAP_AB=0, BLOCK_M=64, SPLIT_K=2),
+        changed(FP8, SWAP_AB=0, BLOCK_M=128, TMA=1), changed(FP8, BLOCK_K=256, SPLIT_K=4),
+    ]  # fmt: skip
+    run_apart(EXACT.format(variants=chosen), interpret=True)
 
 
 def test_fp8_gemm_refuses_what_it_cannot_compute() -> None:
-    from fwopt_kernels.fp8_gemm import Scaled, fp8_gemm
+    from fwopt_kernels.fp8_gemm import fp8_gemm
+    from fwopt_kernels.scaled_gemm import Scaled
 
     case = load(OPERATORS["fp8_gemm"]).case("fp8-block", {"m": 2, "n": 130, "k": 144}, 0)
     with pytest.raises(ValueError, match=r"fp8-row: x, weight and their scales must be .*\(2,\), \(130,\)\); got"):
@@ -161,6 +203,21 @@ def test_fp8_gemm_refuses_what_it_cannot_compute() -> None:
         fp8_gemm(apart, case.weight, case.out, format="fp8-block")
     with pytest.raises(ValueError, match=r"x: scales must be packed float32, got torch\.float64"):
         fp8_gemm(Scaled(case.x.values, case.x.scale.double()), case.weight, case.out, format="fp8-block")
+
+
+def test_int8_gemm_refuses_what_it_cannot_compute() -> None:
+    from fwopt_kernels.int8_gemm import int8_gemm
+    from fwopt_kernels.scaled_gemm import Scaled
+
+    case = load(OPERATORS["int8_gemm"]).case("int8-row", {"m": 2, "n": 130, "k": 144}, 0)
+    with pytest.raises(ValueError, match=r"int8-tensor: x, weight and their scales must be .*\(1,\), \(130,\)\); got"):
+        int8_gemm(case.x, case.weight, case.out, format="int8-tensor")
+    unsigned = Scaled(case.weight.values.view(torch.uint8), case.weight.scale)
+    with pytest.raises(ValueError, match=r"weight: int8_gemm int8-row multiplies torch\.int8, got torch\.uint8"):
+        int8_gemm(case.x, unsigned, case.out, format="int8-row")
+    long = Scaled(torch.zeros(1, 2**17, dtype=torch.int8), torch.ones(1))
+    with pytest.raises(ValueError, match="int32 holds sums over K of 131071 at most; got 131072"):
+        int8_gemm(long, long, case.out[:1, :1], format="int8-row")
 
 
 def test_w4a16_refuses_what_it_cannot_compute() -> None:
@@ -202,12 +259,14 @@ def test_the_least_bytes_of_w4a16_are_those_of_the_checkpoint() -> None:
         assert work.flops == 2 * 4 * 64 * 256
 
 
-def test_the_least_bytes_of_fp8_are_those_of_the_tensors() -> None:
-    for format in ("fp8-tensor", "fp8-row", "fp8-block"):
+@pytest.mark.parametrize("name", ["fp8_gemm", "int8_gemm"])
+def test_the_least_bytes_of_8_bit_products_are_those_of_the_tensors(name: str) -> None:
+    operator = load(OPERATORS[name])
+    for format in operator.formats:
         shape = {"m": 4, "n": 192, "k": 272}
-        case = load(OPERATORS["fp8_gemm"]).case(format, shape, 0)
+        case = operator.case(format, shape, 0)
         tensors = [case.x.values, case.x.scale, case.weight.values, case.weight.scale, case.out]
-        assert load(OPERATORS["fp8_gemm"]).work(format, shape).bytes == sum(t.nbytes for t in tensors)
+        assert operator.work(format, shape).bytes == sum(t.nbytes for t in tensors)
 
 
 def test_w4a16_reads_weights_by_sixteen_bytes_and_multiplies_with_wgmma() -> None:
@@ -230,12 +289,13 @@ def test_w4a16_reads_weights_by_sixteen_bytes_and_multiplies_with_wgmma() -> Non
     run_apart(code, interpret=False)
 
 
-def test_fp8_multiplies_with_wgmma_and_large_tiles_come_by_the_copy_engine() -> None:
+@pytest.mark.parametrize(("name", "numbers"), [("fp8_gemm", ".f32.e4m3.e4m3"), ("int8_gemm", ".s32.s8.s8")])
+def test_8_bit_products_are_wgmma_and_large_tiles_come_by_the_copy_engine(name: str, numbers: str) -> None:
     code = (
         "from fwopt_kernels.compiler import compiled_kernel\n"
         "from fwopt_kernels.contract import ARCHITECTURES, variant\n"
         "from fwopt_kernels.registry import OPERATORS, load\n"
-        "op = load(OPERATORS['fp8_gemm'])\n"
+        f"op = load(OPERATORS[{name!r}])\n"
         "large = dict(BLOCK_M=128, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=1)\n"
         "for format in op.formats:\n"
         "    depth = {} if format == 'fp8-block' else {'BLOCK_K': 128}\n"
@@ -243,7 +303,8 @@ def test_fp8_multiplies_with_wgmma_and_large_tiles_come_by_the_copy_engine() -> 
         "    assert op.space(format).allowed(tiles), format\n"
         "    for chosen in (op.space(format).default, tiles):\n"
         "        ptx = compiled_kernel(op.launches(format, chosen)[0], ARCHITECTURES['sm_90']).asm['ptx']\n"
-        "        assert '.e4m3.e4m3' in ptx and 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
+        f"        assert {numbers!r} in ptx\n"
+        "        assert 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
         "        copy = 'cp.async.bulk.tensor' if chosen == tiles else 'cp.async.cg.shared.global'\n"
         "        assert copy in ptx, (format, chosen.id)\n"
     )

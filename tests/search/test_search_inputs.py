@@ -125,7 +125,22 @@ def test_the_default_space_holds_only_what_the_engine_accepts(toy):
     grouped = toy.MODEL.model_copy(update={"checkpoint_quantization": "int4_group", "checkpoint_group_size": 64})
     named = derive_space(grouped, toy.HARDWARE, SpaceOverrides(quantizations=("w4a16",)))
     assert named.quantizations == (W4A16(group_size=64),), "the checkpoint's own group size"
-    assert derive_space(toy.MODEL, toy.HARDWARE, shares_prefixes=False).prefix_caching == (True,)
+    blind = derive_space(toy.MODEL, toy.HARDWARE, shares_prefixes=False)
+    assert blind.prefix_caching == (True,)
+    assert "cache_aware" not in blind.router
+
+
+def test_a_router_follows_prefixes_only_where_they_are_cached(toy):
+    """Without a prefix cache, as with one replica, such candidates would be others' equals."""
+    following = [c for c in derive_space(toy.MODEL, toy.HARDWARE).enumerate() if c.router == "cache_aware"]
+    assert following
+    assert all(c.batching.prefix_caching and c.parallelism.replicas > 1 for c in following)
+    with pytest.raises(
+        InputError, match=r"router \[cache_aware\] follows prefixes, so it needs prefix_caching \[true\]"
+    ):
+        derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(router=("cache_aware",), prefix_caching=(True, False)))
+    alone = derive_space(toy.MODEL, toy.HARDWARE, SpaceOverrides(router=("cache_aware",)))
+    assert {(c.router, c.batching.prefix_caching) for c in alone.enumerate()} == {("cache_aware", True)}
 
 
 @pytest.mark.parametrize(

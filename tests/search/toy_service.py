@@ -54,7 +54,7 @@ LARGE = SMALL.model_copy(
         "quantizations": (Bf16(), Fp8(), Int8()),
         "kv_dtypes": ("bf16", "fp8"),
         "max_num_seqs": (32, 64, 128, 256, 512, 1024),
-        "router": ("least_requests", "round_robin"),
+        "router": ("least_requests", "round_robin", "cache_aware"),
         "prefix_caching": (True, False),
     }
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fwopt.sim.counts import StepCounts
-from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Mxfp4, Parallelism
+from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Int8, Mxfp4, Parallelism
 from fwopt.targets import load_model
 from fwopt.tuning.demand import demands
 from fwopt.tuning.family import shape_of
@@ -36,11 +36,23 @@ def test_every_layer_calls_its_norms_activation_and_rope_once_a_step() -> None:
 
 def test_quantized_layers_are_fed_in_their_format() -> None:
     model = load_model("Qwen/Qwen3-8B")
-    for quantization, kv, row in ((Fp8(), "fp8", "fp8-row"), (W4A16(), "bf16", "bf16")):
+    for quantization, kv, row in (
+        (Fp8(), "fp8", "fp8-row"), (W4A16(), "bf16", "bf16"), (Int8(), "bf16", "int8-row"),
+    ):  # fmt: skip
         found, _ = demands(model, Candidate(quantization=quantization, kv_dtype=kv), STEPS)
         formats = {d.family.operator: d.family.format for d in found}
         assert formats["rms_norm"] == formats["silu_mul"] == row
         assert formats["rope_cache"] == kv
+
+
+@pytest.mark.parametrize("engine", ["vllm", "fwopt"])
+def test_int8_layers_are_tuned_with_scales_found_token_by_token(engine) -> None:
+    found, notes = demands(load_model("Qwen/Qwen3-8B"), Candidate(quantization=Int8()), STEPS, engine)
+    products = {(d.family.format, *dict(d.family.fixed).values()) for d in found if d.family.operator == "int8_gemm"}
+    assert products == {("int8-row", n, k) for n, k in ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288))}
+    assert notes == []
+    norms = next(d.family.format for d in found if d.family.operator == "rms_norm")
+    assert norms == ("bf16" if engine == "fwopt" else "int8-row")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +79,7 @@ def test_mxfp4_experts_are_tuned_as_mxfp4(tp) -> None:
 
 def test_every_operator_gets_its_dimensions() -> None:
     for name in ("Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"):
-        for quantization in (Fp8(), Fp8(scale="block"), W4A16()):
+        for quantization in (Fp8(), Fp8(scale="block"), W4A16(), Int8()):
             found, _ = demands(load_model(name), Candidate(quantization=quantization), STEPS)
             for demand in found:
                 operator = load_operator(demand.family.operator)

@@ -13,7 +13,7 @@ from fwopt.perf.cost import CostModel
 from fwopt.perf.kernel_times import KernelTimes, find
 from fwopt.perf.store import entries, load_profile, open_profile
 from fwopt.perf.tuned import TunedCosts
-from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Mxfp4, Parallelism
+from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.targets import load_hardware, load_model
 from fwopt.tuning.family import Row
@@ -40,10 +40,10 @@ LINEARS = ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288))
 """Of Qwen3-8B."""
 
 
-def w4(n: int, k: int, at: int, seconds: float, chosen: bool) -> Row:
+def product(operator: str, format: str, n: int, k: int, at: int, seconds: float) -> Row:
     shape = (("m", 1), ("n", n), ("k", k))
-    variant = load(OPERATORS["w4a16"]).space("g128").variants()[at]
-    return Row("g128", shape, variant.id, at == 0, chosen, 10.0, seconds, seconds, seconds, 9)
+    variant = load(OPERATORS[operator]).space(format).variants()[at]
+    return Row(format, shape, variant.id, at == 0, at > 0, 10.0, seconds, seconds, seconds, 9)
 
 
 def kept(root: Path, rows: list[Row], *, hashed: str | None = None, operator: str = "rms_norm") -> Path:
@@ -118,17 +118,24 @@ def test_what_does_not_hold_where_it_is_served_is_refused_with_the_reason(tmp_pa
         read_set(tmp_path / "kernels.yaml", "0" * 16)
 
 
-def test_the_plan_takes_the_times_of_the_kernels_that_a_candidate_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "operator", "format", "unused"),
+    [(W4A16(), "w4a16", "g128", "g64"), (Int8(), "int8_gemm", "int8-row", "int8-tensor")],
+)
+def test_the_plan_takes_the_times_of_the_kernels_that_a_candidate_names(
+    tmp_path: Path, scheme: W4A16 | Int8, operator: str, format: str, unused: str
+) -> None:
     model, engine = load_model("Qwen/Qwen3-8B"), EngineSpec(name="fwopt", version="0")
     plain = CostModel(model, H200, engine, load_profile(H200, EngineSpec()))
-    products = [w4(*nk, at, seconds, at > 0) for nk in LINEARS for at, seconds in ((0, 40e-6), (3, 15e-6))]
-    kept(tmp_path, products, operator="w4a16")
+    timed = ((format, 0, 40e-6), (format, 3, 15e-6), (unused, 0, 1.0), (unused, 3, 1.0))
+    products = [product(operator, name, *nk, at, seconds) for nk in LINEARS for name, at, seconds in timed]
+    kept(tmp_path, products, operator=operator)
     kept(tmp_path, [row(1, 0, 3e-6, False), row(1, 2, 2e-6, True)])
     times = found(tmp_path)
     costs = TunedCosts(plain, times)
 
     def token_s(kernels: str | None) -> float:
-        candidate = Candidate(quantization=W4A16(), parallelism=Parallelism(), kernels=kernels)
+        candidate = Candidate(quantization=scheme, parallelism=Parallelism(), kernels=kernels)
         return float(costs.grid(candidate).token_graph_s[0])
 
     tuned = times.kernels.digest
@@ -136,8 +143,8 @@ def test_the_plan_takes_the_times_of_the_kernels_that_a_candidate_names(tmp_path
     assumed = [
         model.grid(candidate).token_share[0, 3]
         for model, candidate in (
-            (plain, Candidate(quantization=W4A16())),
-            (costs, Candidate(quantization=W4A16(), kernels=tuned)),
+            (plain, Candidate(quantization=scheme)),
+            (costs, Candidate(quantization=scheme, kernels=tuned)),
         )
     ]
     assert assumed[0] > 0.5

@@ -24,7 +24,9 @@ def simulate(
     speculation: o.Speculation = None,
     slo: o.Slos = None,
     replicas: o.Replicas = None,
-    router: Annotated[str | None, typer.Option(metavar="POLICY", help="round_robin or least_requests.")] = None,
+    router: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="least_requests, round_robin or cache_aware.")
+    ] = None,
     rate_scale: o.RateScale = None,
     only_model: o.OnlyModel = None,
     format: o.Format = None,

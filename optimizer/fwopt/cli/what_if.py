@@ -70,9 +70,10 @@ def prepare_what_if(
     from fwopt.search.speculation import known_drafters
     from fwopt.search.step_times import laid_over, told_of
     from fwopt.search.traffic import load_traffic
-    from fwopt.spec.candidate import Candidate, Parallelism, RouterPolicy
+    from fwopt.spec.candidate import Candidate, Parallelism
     from fwopt.spec.objective import Objective, Slo
     from fwopt.spec.outcome import Rejected
+    from fwopt.spec.router import RouterPolicy
     from fwopt.targets import load_hardware
     from fwopt.targets.quantization import native_quantization
 

@@ -10,14 +10,16 @@ from fwopt.deploy.promises import one_line, promises
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.engine import EngineName
 from fwopt.spec.plan import Entry, Plan
+from fwopt.spec.router import BALANCE_ABSOLUTE, BALANCE_RELATIVE, CACHE_THRESHOLD, ROUTER_PACKAGE, RouterPolicy
 
 ROUTER_PORT = 8000
 """Where clients connect."""
 FIRST_REPLICA_PORT = 8001
 """Replica i listens on 127.0.0.1 at this port plus i, behind the router."""
 
-NGINX_POLICY = {"least_requests": "        least_conn;\n", "round_robin": ""}
-"""Router policy -> nginx's upstream method; nginx without one goes round."""
+NGINX_POLICY: dict[RouterPolicy, str] = {"least_requests": "        least_conn;\n", "round_robin": ""}
+"""Router policy -> nginx's upstream method; nginx without one goes round. `cache_aware` reads prompts,
+which nginx cannot."""
 
 
 def model_name(plan: Plan) -> str:
@@ -51,9 +53,9 @@ def directives(candidate: Candidate, **further: object) -> list[str]:
 
 
 def surroundings(plan: Plan, entry: Entry, engine: EngineName, *, needs_model: bool = False) -> dict[str, str]:
-    """fwopt.env, run.sh and, where there are several replicas, nginx.conf."""
+    """fwopt.env, run.sh and, where there are several replicas behind nginx, nginx.conf."""
     texts = {"fwopt.env": environment(plan, entry, needs_model=needs_model), "run.sh": script(engine)}
-    if entry.candidate.parallelism.replicas > 1:
+    if entry.candidate.parallelism.replicas > 1 and entry.candidate.router in NGINX_POLICY:
         texts["nginx.conf"] = nginx(plan, entry.candidate)
     return texts
 
@@ -61,13 +63,20 @@ def surroundings(plan: Plan, entry: Entry, engine: EngineName, *, needs_model: b
 def environment(plan: Plan, entry: Entry, *, needs_model: bool) -> str:
     """`KEY=value` lines for run.sh (and for systemd's EnvironmentFile)."""
     p = entry.candidate.parallelism
-    values = {
+    values: dict[str, object] = {
         "FWOPT_REPLICAS": p.replicas,
         "FWOPT_GPUS_PER_REPLICA": 0 if plan.hardware.device.kind == "cpu" else p.gpus_per_replica,
         "FWOPT_ROUTER_PORT": ROUTER_PORT,
         "FWOPT_FIRST_REPLICA_PORT": FIRST_REPLICA_PORT,
         "FWOPT_NEEDS_MODEL": int(needs_model),
     }
+    if p.replicas > 1 and entry.candidate.router == "cache_aware":
+        values |= {
+            "FWOPT_ROUTER_PACKAGE": ROUTER_PACKAGE,
+            "FWOPT_CACHE_THRESHOLD": CACHE_THRESHOLD,
+            "FWOPT_BALANCE_ABSOLUTE": BALANCE_ABSOLUTE,
+            "FWOPT_BALANCE_RELATIVE": BALANCE_RELATIVE,
+        }
     lines = head(
         plan, "# The shape of the deployment, read by run.sh. FWOPT_MODEL, when set, replaces the model of the plan."
     )

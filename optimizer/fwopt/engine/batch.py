@@ -95,11 +95,18 @@ def _fill(chunk: Chunk, block_size: int, tokens: Integers, positions: Integers, 
 class ChunkInput:
     rows: slice
     """Its tokens in the batch."""
-    table: Tensor | None
-    """(1, blocks); None: nothing precedes the chunk, its own keys are all there are."""
+    table: Tensor
+    """(1, blocks)"""
     context: int
+    """Tokens up to its last one; as many as it has itself: nothing precedes it."""
     masks: dict[int | None, Tensor | None]
-    """By window; None as a mask: plainly causal."""
+    """By window; None as a mask: plainly causal. Empty where kernels go by lengths."""
+
+    @property
+    def whole(self) -> bool:
+        """Its own keys are all there are."""
+        length: int = self.rows.stop - self.rows.start
+        return self.context == length
 
 
 @dataclass(slots=True)
@@ -111,8 +118,8 @@ class DecodeInput:
     table: Tensor
     """(decodes, blocks)"""
     masks: dict[int | None, Tensor]
-    """(decodes, 1, 1, positions) by window: 0 where a decode attends, minus infinity elsewhere. None where kernels go
-    by lengths."""
+    """(decodes, 1, 1, positions) by window: 0 where a decode attends, minus infinity elsewhere. Empty where kernels
+    go by lengths."""
 
 
 @dataclass(slots=True)
@@ -142,8 +149,7 @@ class Masks:
     """Which attention masks a model's steps need."""
 
     windows: frozenset[int | None]
-    """Of its layers; None: one that sees everything."""
-    decodes: bool
+    """Of its layers; None: one that sees everything. Empty where no mask is needed at all."""
     chunks: bool
     """Also of prompt chunks that are plainly causal (attention sinks)."""
     dtype: torch.dtype
@@ -152,8 +158,8 @@ class Masks:
 def decode_input(rows: slice, table: Tensor, positions: Tensor, block_size: int, masks: Masks) -> DecodeInput:
     """What the tokens at `rows` of `positions` need to attend over `table`."""
     length = table.shape[1] * block_size
-    windows = masks.windows if masks.decodes else frozenset()
-    return DecodeInput(rows, table, {w: decode_mask(positions[rows], length, w, masks.dtype) for w in windows})
+    seen = {w: decode_mask(positions[rows], length, w, masks.dtype) for w in masks.windows}
+    return DecodeInput(rows, table, seen)
 
 
 def make_batch(plan: Plan, block_size: int, masks: Masks, device: torch.device) -> Batch:
@@ -177,5 +183,5 @@ def make_batch(plan: Plan, block_size: int, masks: Masks, device: torch.device) 
                 seen[window] = None
             else:
                 seen[window] = decode_mask(positions[rows], start + length, window, masks.dtype)[:, 0, 0]
-        batch.chunks.append(ChunkInput(rows, put(held)[None] if start else None, start + length, seen))
+        batch.chunks.append(ChunkInput(rows, put(held)[None], start + length, seen))
     return batch

@@ -1,19 +1,23 @@
-"""The engine on `fwopt_kernels`: fused norms, rotary embedding with the cache write, SiLU, decode attention, experts.
+"""The engine on `fwopt_kernels`: fused norms, rotary embedding with the cache write, SiLU, attention, experts.
 
-Caches are (2, blocks, S, K, D), as vLLM's; prompt chunks attend in torch. In bfloat16, with a cache in it or in FP8.
+Caches are (2, blocks, S, K, D), as vLLM's. In bfloat16, with a cache in it or in FP8.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from fwopt.engine.batch import Batch
+from fwopt.engine.batch import Batch, ChunkInput
 from fwopt.engine.paths import Angles, Attended
 from fwopt_kernels.choice import Choices
 from fwopt_kernels.decode_attention import decode_attention
 from fwopt_kernels.fused_moe import fused_moe
 from fwopt_kernels.moe_weights import Matrix
+from fwopt_kernels.prefill_attention import prefill_attention
 from fwopt_kernels.rms_norm import add_rms_norm
 from fwopt_kernels.rope_cache import rope_cache
 from fwopt_kernels.row_formats import Rows
@@ -74,6 +78,7 @@ class KernelStep:
         self._decodes = [
             (d.table.to(torch.int32), (batch.positions[d.rows] + 1).to(torch.int32)) for d in batch.decodes
         ]
+        self._chunks = _together(batch.chunks) if batch.chunks else None
 
     def store(self, qkv: Tensor, heads: int, cache: Tensor) -> None:
         values = heads + cache.shape[3]
@@ -86,8 +91,8 @@ class KernelStep:
         rope_cache(query, key, value, cache, batch.slots, batch.positions, self._table, self._scales, variant=chosen)
 
     def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
-        assert how.sinks is None
         """The variant is that of the longest context that the table could hold: lengths are on the device."""
+        assert how.sinks is None
         table, lengths = self._decodes[group]
         out, longest = q.new_empty(q.shape), table.shape[1] * cache.shape[2]
         longest = min(longest, how.window or longest)
@@ -100,13 +105,53 @@ class KernelStep:
         )
         return out
 
-    def history(self, cache: Tensor, chunk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        table = self._batch.chunks[chunk].table
-        assert table is not None
-        source = cache.view(torch.uint8) if cache.element_size() == 1 else cache
-        found = source.index_select(1, table[0]).view(cache.dtype).to(dtype)
-        keys, values = found.flatten(1, 2).transpose(1, 2).unsqueeze(1)
-        return keys, values
+    def prefill(self, qkv: Tensor, heads: int, cache: Tensor, how: Attended) -> Tensor:
+        """The variant is that of the chunks' means."""
+        assert how.sinks is None
+        assert self._chunks is not None
+        c = self._chunks
+        q = qkv[c.first :, :heads]
+        out, sequences = q.new_empty(q.shape), len(c.lengths)
+        context = c.context if how.window is None else min(c.context, len(q) // sequences + how.window)
+        context = _rounded(context)
+        chosen = self._choices.best(
+            "prefill_attention", _format(cache), sequences=sequences, heads=heads, kv_heads=cache.shape[3],
+            head_dim=q.shape[2], block_size=cache.shape[2], tokens=_rounded(len(q) // sequences), shortest=context,
+            context=context,
+        )  # fmt: skip
+        prefill_attention(
+            q, cache, c.table, c.lengths, c.starts, self._scales, out, softmax_scale=how.scale, window=how.window,
+            variant=chosen,
+        )  # fmt: skip
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """All prompt chunks of a step, as the kernel takes them."""
+
+    first: int
+    """Their first token in the batch."""
+    table: Tensor
+    lengths: Tensor
+    starts: Tensor
+    context: int
+    """In the mean."""
+
+
+def _together(chunks: list[ChunkInput]) -> _Chunks:
+    first, contexts = chunks[0].rows.start, [chunk.context for chunk in chunks]
+    most, device = max(chunk.table.shape[1] for chunk in chunks), chunks[0].table.device
+    tables = [F.pad(chunk.table, (0, most - chunk.table.shape[1])) for chunk in chunks]
+    starts = [0, *(chunk.rows.stop - first for chunk in chunks)]
+    lengths, begin = (torch.tensor(n, dtype=torch.int32, device=device) for n in (contexts, starts))
+    return _Chunks(first, torch.cat(tables).to(torch.int32), lengths, begin, sum(contexts) // len(contexts))
+
+
+def _rounded(size: int) -> int:
+    """To its first three bits: what was found for a shape is kept, and prompts have too many."""
+    drop = max(0, size.bit_length() - 3)
+    return size >> drop << drop
 
 
 def _format(cache: Tensor) -> str:

@@ -11,6 +11,8 @@ from torch import Tensor
 from fwopt.errors import InputError
 from fwopt.spec.candidate import Quantization
 from fwopt_kernels.choice import Choices
+from fwopt_kernels.row_formats import MULTIPLE_K as MULTIPLE_K_INT8
+from fwopt_kernels.row_formats import int8_product
 from fwopt_kernels.w4_format import GROUPS, MULTIPLE_K
 
 FP8 = torch.float8_e4m3fn
@@ -32,7 +34,11 @@ def make_linear(
         case "bf16" | "gguf" | "mxfp4":
             return _plain(weight, bias)
         case "int8":
-            return Int8(weight, bias)
+            if kernels is None or weight.shape[1] % MULTIPLE_K_INT8:
+                return Int8(weight, bias)
+            from fwopt.engine.kernel_linear import KernelInt8  # needs Triton
+
+            return KernelInt8(weight, bias, kernels)
         case "w4a16":
             if kernels is None or scheme.group_size not in GROUPS or weight.shape[1] % MULTIPLE_K:
                 return Int4(weight, bias, scheme.group_size)
@@ -74,12 +80,18 @@ class Packed:
         return out
 
 
+def int8_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, k) whole numbers from -127 to 127 and (n, 1) scales, float32: their product is the weight."""
+    scale = weight.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-8) / 127
+    return (weight.float() / scale).round_(), scale
+
+
 class Int8:
     """INT8 weights, one scale a row; activations quantized token by token as they come."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        scale = weight.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-8) / 127
-        self.weight = (weight.float() / scale).round_().to(torch.int8).t().contiguous()
+        levels, scale = int8_levels(weight)
+        self.weight = levels.to(torch.int8).t().contiguous()
         self.scale, self.bias = scale.t().contiguous(), bias
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,14 +101,6 @@ class Int8:
         if self.bias is not None:
             out += self.bias
         return out.to(x.dtype)
-
-
-def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
-    """(T, k) x (k, n) in int32; a GPU wants more than 16 rows."""
-    missing = 17 - len(rows) if rows.is_cuda else 0
-    if missing > 0:
-        return torch._int_mm(F.pad(rows, (0, 0, 0, missing + 15)), weight)[: len(rows)]
-    return torch._int_mm(rows, weight)
 
 
 def int4_levels(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
@@ -172,8 +176,8 @@ def round_weight(weight: Tensor, scheme: Quantization) -> Tensor:
     """`weight` (n, k) as `scheme` would store it, in its own dtype: for experts in a format that no kernel takes."""
     match scheme.kind:
         case "int8":
-            scale = weight.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-8) / 127
-            return ((weight.float() / scale).round_() * scale).to(weight.dtype)
+            levels, scale = int8_levels(weight)
+            return (levels * scale).to(weight.dtype)
         case "w4a16":
             levels, scale = int4_levels(weight, scheme.group_size)
             return (levels * scale).flatten(1).to(weight.dtype)

@@ -72,7 +72,7 @@ class Model:
         self.max_positions = max_positions
         self.path = self._path(kernels)
         windows = frozenset(layer.window_tokens for layer in shape.layers)
-        self.masks = Masks(windows, decodes=self.path.masked, chunks=shape.sinks, dtype=self.dtype)
+        self.masks = Masks(windows if self.path.masked else frozenset(), chunks=shape.sinks, dtype=self.dtype)
 
     def _path(self, kernels: Choices | None) -> Path:
         rates, factor = frequencies(self.shape.rope, self.shape.head_dim)
@@ -141,15 +141,8 @@ class Model:
         step.store(qkv, heads, cache)
         q, how = qkv[:, :heads], Attended(self.scale, layer.window, weights.sinks)
         parts = [step.decode(q[group.rows], cache, i, how) for i, group in enumerate(batch.decodes)]
-        for i, chunk in enumerate(batch.chunks):
-            if chunk.table is None:
-                kv = qkv[chunk.rows, heads:].transpose(0, 1).unsqueeze(0)
-                keys, values = kv[:, : self.kv_heads], kv[:, self.kv_heads :]
-            else:
-                found = step.history(cache, i, self.dtype)
-                keys, values = (t[:, :, : chunk.context] for t in found)
-            seen = chunk.masks[layer.window]
-            parts.append(op.chunk_attention(q[chunk.rows], keys, values, seen, self.scale, weights.sinks))
+        if batch.chunks:
+            parts.append(step.prefill(qkv, heads, cache, how))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return weights.output(out.reshape(len(x), -1))
 

@@ -40,8 +40,8 @@ class Step(Protocol):
         """Attention of decode group `group` over its cached tokens: q and result (N, H, D)."""
         ...
 
-    def history(self, cache: Tensor, chunk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (1, K, tokens, D) of prompt chunk `chunk` and of what precedes it; the end is padding."""
+    def prefill(self, qkv: Tensor, heads: int, cache: Tensor, how: Attended) -> Tensor:
+        """Causal attention of all prompt chunks, the last tokens of qkv as `store` left it: (their tokens, H, D)."""
         ...
 
 
@@ -49,7 +49,7 @@ class Path(Protocol):
     """The operators of one kind."""
 
     masked: bool
-    """Whether decodes need their masks."""
+    """Whether attention needs masks."""
 
     def allocate(
         self, blocks: int, kv_heads: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device
@@ -111,7 +111,7 @@ class TorchStep:
         self._batch, self._angles = batch, (cosine, sine)
         self._written = op.token_rows(batch.slots, heads, size)
         self._decodes = [op.block_rows(d.table, heads) for d in batch.decodes]
-        self._chunks = [None if c.table is None else op.block_rows(c.table, heads) for c in batch.chunks]
+        self._chunks = [None if c.whole else op.block_rows(c.table, heads) for c in batch.chunks]
 
     def store(self, qkv: Tensor, heads: int, cache: Tensor) -> None:
         op.rotate(qkv[:, : heads + cache.shape[1] // 2], *self._angles)
@@ -121,7 +121,14 @@ class TorchStep:
         mask = self._batch.decodes[group].masks[how.window]
         return op.decode_attention(q, cache, self._decodes[group], mask, how.scale, how.sinks)
 
-    def history(self, cache: Tensor, chunk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        rows = self._chunks[chunk]
-        assert rows is not None
-        return op.read_cache(cache, rows, dtype)
+    def prefill(self, qkv: Tensor, heads: int, cache: Tensor, how: Attended) -> Tensor:
+        parts = []
+        for chunk, held in zip(self._batch.chunks, self._chunks, strict=True):
+            if held is None:
+                kv = qkv[chunk.rows, heads:].transpose(0, 1).unsqueeze(0)
+                keys, values = kv.chunk(2, dim=1)
+            else:
+                keys, values = (t[:, :, : chunk.context] for t in op.read_cache(cache, held, qkv.dtype))
+            q, mask = qkv[chunk.rows, :heads], chunk.masks[how.window]
+            parts.append(op.chunk_attention(q, keys, values, mask, how.scale, how.sinks))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -12,6 +12,7 @@ import orjson
 
 from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION
+from fwopt.spec.reading import require_version
 from fwopt.spec.step import StepShape
 
 KIND = "fwopt-steps"
@@ -113,6 +114,5 @@ def _header(file: Path, line: bytes) -> dict[str, Any]:
         values = None
     if not isinstance(values, dict) or values.get("kind") != KIND:
         raise InputError(f"{file}: must be a file that `fwopt serve --records` wrote")
-    if values.get("schema_version", 0) > SCHEMA_VERSION:
-        raise InputError(f"{file}: written by a newer fwopt (schema {values['schema_version']}); update fwopt")
+    require_version(file, values)
     return values

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from fwopt.atomic import written_whole
 from fwopt.errors import InputError
-from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.base import Frozen
 from fwopt.spec.evals import EvalComparison, EvalsHeader, Graded
+from fwopt.spec.reading import require_version
 
 ANSWERS, AGAINST = ".answers.jsonl.gz", ".against.json"
 
@@ -93,8 +94,7 @@ def read_answers(path: Path) -> Answers:
     first = next(lines, None)
     if first is None or first.get("kind") != "evals":
         raise InputError(f"{path}: is no answers file; `fwopt evals` writes one")
-    if first.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version must be {SCHEMA_VERSION}, got {first.get('schema_version')}")
+    require_version(path, first)
     number = 1
     try:
         found = Answers(path, EvalsHeader.model_validate(first))

@@ -24,7 +24,7 @@ from fwopt.live.lines import ReplayWanted
 from fwopt.live.problems import Lag
 from fwopt.live.result import Replay, ReplayEnd, ReplayHeader
 from fwopt.live.rows import Rows
-from fwopt.spec.base import SCHEMA_VERSION
+from fwopt.spec.reading import require_version
 
 FLUSH_S = 1.0
 _LEVEL = 1
@@ -133,11 +133,7 @@ def load(path: Path) -> Replay:
 def _header(path: Path, line: dict[str, Any] | None) -> ReplayHeader:
     if line is None or line.get("kind") != "replay":
         raise InputError(f"{path}: is no replay; `fwopt replay --out FILE` writes one")
-    if line.get("schema_version") != SCHEMA_VERSION:
-        version = line.get("schema_version")
-        raise InputError(
-            f"{path}: schema_version must be {SCHEMA_VERSION}, which is what this fwopt reads, got {version}"
-        )
+    require_version(path, line)
     try:
         return ReplayHeader.model_validate(line)
     except ValidationError as error:

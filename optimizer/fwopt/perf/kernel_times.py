@@ -27,9 +27,13 @@ NOT_SHAPE = ("format", "variant", "default", "chosen", "calls", "p20_s", "p50_s"
 Which = Literal["default", "chosen"]
 ELEMENTWISE = {"rms_norm": "rows", "silu_mul": "rows", "rope_cache": "tokens"}
 """Bandwidth-bound kernel -> its dimension that grows with a step."""
+_PRODUCTS = {"w4a16": "w4a16", "int8_gemm": "int8"}
+"""Matrix product -> dtype of the layers that the reference engine computes with it."""
 _EXPERTS = {"bf16": "bf16", "fp8-block": "fp8", "w4a16": "w4a16", "mxfp4": "mxfp4"}
 """Format of the experts' kernel -> scheme that the reference engine runs in it: fp8 experts are blocks of equal scales
 (`engine/expert_weights.py`)."""
+_INT8 = "int8-row"
+"""The format of `int8_gemm` that the reference engine runs."""
 EXPERTS_GROUP = 128
 """4-bit experts are timed with a scale for so many values of K; other groups are other kernels."""
 _KEYS = {
@@ -74,6 +78,8 @@ class KernelTimes:
             at = rows[which] == 1
             if operator == "w4a16":
                 at &= rows["format"] == f"g{group}"
+            elif operator == "int8_gemm":
+                at &= rows["format"] == _INT8
             elif operator == "fused_moe":
                 at &= np.isin(rows["format"], [f for f in _EXPERTS if f != "w4a16" or group == EXPERTS_GROUP])
             elif operator in ELEMENTWISE and operator != "rope_cache":
@@ -96,8 +102,8 @@ def _as_operator(rows: Columns, operator: str, tp: int, routing: str) -> tuple[s
         return np.full(count, value)
 
     seconds = {"p50_s": rows["p50_s"]}
-    if operator == "w4a16":
-        return "gemm", {"dtype": same("w4a16"), "n": rows["n"], "k": rows["k"], "m": rows["m"], **seconds}
+    if operator in _PRODUCTS:
+        return "gemm", {"dtype": same(_PRODUCTS[operator]), "n": rows["n"], "k": rows["k"], "m": rows["m"], **seconds}
     if operator == "decode_attention":
         names = ("heads", "kv_heads", "head_dim")
         return operator, {

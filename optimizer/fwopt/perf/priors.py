@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Valida
 
 from fwopt.errors import InputError, UnmeasuredError
 from fwopt.paths import data_folder
-from fwopt.spec.base import SCHEMA_VERSION, Frozen
+from fwopt.spec.base import Frozen
+from fwopt.spec.reading import require_version
 
 Factor = Annotated[float, Field(gt=0, le=1)]
 
@@ -121,6 +122,8 @@ def load_file(path: Path, kind: type[T]) -> T:
 
     try:
         content: Any = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if "schema_version" in kind.model_fields:
+            require_version(path, content)
         loaded = kind.model_validate(content)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -130,8 +133,6 @@ def load_file(path: Path, kind: type[T]) -> T:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {where}: {first['msg']}, got {first['input']!r:.60}") from None
-    if getattr(loaded, "schema_version", 0) > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version is newer than this fwopt; upgrade fwopt")
     return loaded
 
 

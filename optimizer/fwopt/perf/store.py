@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from fwopt.errors import InputError, UnmeasuredError
 from fwopt.paths import data_folder, own_profiles
 from fwopt.perf.environment import Environment
-from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.hardware import DeviceSpec
+from fwopt.spec.reading import require_version
 
 Columns = dict[str, NDArray[Any]]
 ENVIRONMENT = "environment.json"
@@ -118,8 +118,7 @@ def open_profile(folder: Path, note: str | None = None) -> Profile:
         raise InputError(
             f"{path}: not a profile environment: {' '.join(line.strip() for line in first[1:3])}"
         ) from None
-    if environment.schema_version > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version {environment.schema_version} is newer than this fwopt; upgrade fwopt")
+    require_version(path, environment.model_dump(include={"schema_version"}))
     digest = hashlib.sha256()
     for name in sorted([ENVIRONMENT, *(f"{operator}.parquet" for operator in environment.tables)]):
         try:

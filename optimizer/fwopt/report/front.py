@@ -11,7 +11,7 @@ from fwopt.report import format as f
 from fwopt.report.comparison import result_of
 from fwopt.report.facts import tightest
 from fwopt.spec.candidate import Candidate
-from fwopt.spec.objective import QUALITY_METRICS, Goal
+from fwopt.spec.objective import QUALITY_METRICS, Goal, format_statistic
 from fwopt.spec.outcome import Evaluation, SloResult, Trial
 from fwopt.spec.plan import Entry, Plan
 
@@ -157,9 +157,8 @@ def _goal_axis(goal: Goal) -> Axis:
     if goal.metric in QUALITY_METRICS:
         name = {"kl": "KL, nats/token", "top1": "top-1 unchanged"}[goal.metric]
         return Axis(name, value, partial(f.goal_value, goal.metric))
-    return Axis(
-        str(goal).partition(" ")[2].replace(":", " ").replace(goal.metric, goal.metric.upper()), value, f.seconds
-    )
+    named = f.metric_name(goal.metric)
+    return Axis(named if goal.statistic is None else f"{named} {format_statistic(goal.statistic)}", value, f.seconds)
 
 
 def _slo_axis(limit: SloResult) -> Axis:

@@ -6,7 +6,7 @@ from itertools import product
 
 from fwopt.errors import InputError
 from fwopt.search.schemes import check_servable, parse_scheme, scheme_name, servable
-from fwopt.search.space import SearchSpace, SpaceOverrides, layout_name
+from fwopt.search.space import SearchSpace, SpaceOverrides, layout_name, routers
 from fwopt.spec.candidate import Parallelism, Quantization
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.model import ModelSpec
@@ -28,6 +28,7 @@ def derive_space(
     quantizations = _quantizations(model, hardware, overrides)
     layouts, impossible = _layouts(model, hardware, quantizations, overrides)
     given = overrides.taken()
+    given.setdefault("router", routers(shares_prefixes))
     if not shares_prefixes:
         given.setdefault("prefix_caching", (True,))
     if given.get("max_model_len", 0) > model.max_context_tokens:

@@ -31,7 +31,7 @@ from fwopt.search.run_folder import RunInputs
 from fwopt.search.scoring import require_price
 from fwopt.search.settings import Settings, parse_objective, resolve_engine
 from fwopt.search.simulating import SimulatingEvaluator
-from fwopt.search.space import SearchSpace, SpaceOverrides
+from fwopt.search.space import ROUTERS, SearchSpace, SpaceOverrides
 from fwopt.search.speculation import known_drafters, with_drafters
 from fwopt.search.step_times import laid_over, told_of
 from fwopt.search.traffic import Traffic, load_traffic
@@ -160,6 +160,11 @@ def space_of(
     shares: bool,
 ) -> SearchSpace:
     """What may vary: whatever the engine accepts where operators are known, what was measured where its steps are."""
+    if not shares and "cache_aware" in (overrides.router or ()):
+        raise InputError(
+            "search.router cache_aware follows prefixes, and this trace does not record which prompts share them; "
+            f"take of {', '.join(ROUTERS)}"
+        )
     if isinstance(costs, StepProfile):
         return measured_space(costs, hardware, overrides, shares_prefixes=shares)
     if costs.engine.name == "fwopt":

@@ -7,7 +7,7 @@ from itertools import product
 from fwopt.errors import InputError
 from fwopt.perf.steps import NEAR, StepKey, StepProfile
 from fwopt.search.schemes import GGUF_NAMES, NAMES, parse_scheme, scheme_name
-from fwopt.search.space import SearchSpace, SpaceOverrides, layout_name
+from fwopt.search.space import ROUTERS, SearchSpace, SpaceOverrides, layout_name, routers
 from fwopt.spec.candidate import Batching, KvDtype, Parallelism
 from fwopt.spec.engine import EngineName
 from fwopt.spec.hardware import HardwareSpec
@@ -42,7 +42,7 @@ def measured_space(
         "max_num_batched_tokens": _budgets(steps, keys, max(overrides.max_num_seqs or limits)),
         "gpu_memory_utilization": (PROCESSOR_MEMORY_SHARE,) if processor else (0.92,),
         "prefix_caching": (True, False) if shares_prefixes else (True,),
-        "router": ("least_requests",) if hardware.count == 1 else ("least_requests", "round_robin"),
+        "router": ROUTERS[:1] if hardware.count == 1 else routers(shares_prefixes),
     }
     given = overrides.taken()
     longest = given.get("max_model_len") or steps.model.max_context_tokens

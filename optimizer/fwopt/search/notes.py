@@ -12,6 +12,7 @@ from fwopt.search.run_folder import RunInputs
 from fwopt.search.speculation import described
 from fwopt.search.tuner import Found
 from fwopt.spec.outcome import Evaluation, Rejected, SloResult, Trial
+from fwopt.spec.router import ROUTER_PACKAGE
 
 
 def seconds(value: float | None) -> str:
@@ -51,7 +52,12 @@ def about(
     if chosen is not None and chosen.candidate.parallelism.gpus > GPUS_PER_MACHINE:
         lines.append(
             f"{chosen.candidate.parallelism.gpus} GPUs are more than one machine has: start `run.sh N` where replica N "
-            "lives, and put its address into nginx.conf"
+            "lives, and give the router its address"
+        )
+    if chosen is not None and chosen.candidate.router == "cache_aware":
+        lines.append(
+            f"requests go where their prefix went before: SGLang's router does it (pip install {ROUTER_PACKAGE}, which "
+            "run.sh starts), its rule was simulated on the prefixes that the trace records"
         )
     lines.append(_kernels(inputs, chosen))
     lines.append(described(inputs.drafters))

@@ -11,10 +11,13 @@ from pydantic import Field, PositiveInt, model_validator
 from fwopt.errors import InputError, NothingFitsError
 from fwopt.search.schemes import scheme_name
 from fwopt.spec.base import Frozen
-from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization, RouterPolicy
+from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism, Quantization
 from fwopt.spec.kernels import SetDigest
+from fwopt.spec.router import RouterPolicy
 from fwopt.spec.speculation import Drafter
 
+ROUTERS: tuple[RouterPolicy, ...] = ("least_requests", "round_robin")
+"""Policies that need to know nothing of prompts."""
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -46,8 +49,9 @@ class SpaceOverrides(Frozen):
 
     def taken(self) -> dict[str, Any]:
         """Axes given, of those that replace the default values as they are; precisions and layouts are checked
-        against model and hardware first."""
-        return {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
+        against model and hardware first. Who wants prefixes followed and nothing else wants them cached."""
+        found = {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
+        return {"prefix_caching": (True,)} | found if self.router == ("cache_aware",) else found
 
 
 _AS_GIVEN = (
@@ -79,7 +83,7 @@ class SearchSpace(Frozen):
     max_num_batched_tokens: tuple[PositiveInt, ...] = (2048, 4096, 8192, 16384)
     gpu_memory_utilization: tuple[Fraction, ...] = (0.92, 0.95)
     prefix_caching: tuple[bool, ...] = (True, False)
-    router: tuple[RouterPolicy, ...] = ("least_requests", "round_robin")
+    router: tuple[RouterPolicy, ...] = ROUTERS
     max_model_len: PositiveInt | None = None
     block_size: PositiveInt = 16
     """Tokens a KV block: the engine's own, not searched."""
@@ -95,6 +99,8 @@ class SearchSpace(Frozen):
                 "search: vLLM needs max_num_batched_tokens >= max_num_seqs, got "
                 f"{min(self.max_num_batched_tokens)} tokens with {max(self.max_num_seqs)} sequences"
             )
+        if set(self.router) == {"cache_aware"} and False in self.prefix_caching:
+            raise InputError("search: router [cache_aware] follows prefixes, so it needs prefix_caching [true]")
         return self
 
     def replica_counts(self, layout: Parallelism) -> tuple[int, ...]:
@@ -118,19 +124,26 @@ class SearchSpace(Frozen):
     @property
     def size(self) -> int:
         """Number of distinct candidates."""
-        spreads = sum(self._spreads(layout) for _, layout in self.structures())
-        batchings = len(self.max_num_seqs) * len(self.max_num_batched_tokens)
-        batchings *= len(self.gpu_memory_utilization) * len(self.prefix_caching)
+        spreads = sum(
+            len(self.routers(replicas, prefix))
+            for (_, layout), prefix in product(self.structures(), self.prefix_caching)
+            for replicas in self.replica_counts(layout)
+        )
+        batchings = len(self.max_num_seqs) * len(self.max_num_batched_tokens) * len(self.gpu_memory_utilization)
         return spreads * len(self.kv_dtypes) * batchings * len(self.kernels) * len(self.speculation)
 
-    def _spreads(self, layout: Parallelism) -> int:
-        return sum(1 if r == 1 else len(self.router) for r in self.replica_counts(layout))
+    def routers(self, replicas: int, prefix_caching: bool) -> tuple[RouterPolicy, ...]:
+        """One replica has nothing to route: the first of the axis stands for all. Without a prefix cache no replica has
+        a prefix to follow."""
+        usable = tuple(r for r in self.router if prefix_caching or r != "cache_aware")
+        return usable if replicas > 1 else usable[:1]
 
     def canonical(self, candidate: Candidate) -> Candidate:
-        """One replica has nothing to route: its router is the first of the axis, so that equals have equal ids."""
-        if candidate.parallelism.replicas > 1 or candidate.router == self.router[0]:
+        """The candidate with a router that makes a difference, so that equals have equal ids."""
+        usable = self.routers(candidate.parallelism.replicas, candidate.batching.prefix_caching)
+        if candidate.router in usable:
             return candidate
-        return candidate.model_copy(update={"router": self.router[0]})
+        return candidate.model_copy(update={"router": usable[0]})
 
     def enumerate(self) -> Iterator[Candidate]:
         """Every candidate once, fewest GPUs first within each setting, always in the same order."""
@@ -139,11 +152,11 @@ class SearchSpace(Frozen):
         )
         for (quantization, layout), kv in product(self.structures(), self.kv_dtypes):
             for replicas, router in product(self.replica_counts(layout), self.router):
-                if replicas == 1 and router != self.router[0]:
-                    continue
                 for (seqs, tokens, memory, prefix), kernels, drafter in product(
                     batchings, self.kernels, self.speculation
                 ):
+                    if router not in self.routers(replicas, prefix):
+                        continue
                     yield Candidate(
                         quantization=quantization,
                         kv_dtype=kv,
@@ -181,6 +194,11 @@ class SearchSpace(Frozen):
             f"no layout of the search can run on {self.gpus} GPUs: the smallest needs {least}; "
             f"use for example --hardware NAME:{max(least, self.gpus * 2)} or widen search.tp in fwopt.yaml"
         )
+
+
+def routers(shares_prefixes: bool) -> tuple[RouterPolicy, ...]:
+    """The axis, by whether the trace says which prompts share a prefix."""
+    return (*ROUTERS, "cache_aware") if shares_prefixes else ROUTERS
 
 
 def layout_name(layout: Parallelism) -> str:

@@ -172,7 +172,8 @@ class Tuner:
 
     def _anchors(self) -> None:
         """For every precision and layout, at the engine's own batching: how many replicas it takes. Then, for those
-        that came out best, the same with the other KV precisions and with the smallest prefill chunks."""
+        that came out best, the same with the other KV precisions, with the smallest prefill chunks, and with requests
+        sent after their prefixes."""
         default = self.space.default_batching()
         small = default.model_copy(update={"max_num_batched_tokens": min(self.space.max_num_batched_tokens)})
         small = small.model_copy(update={"max_num_seqs": min(default.max_num_seqs, small.max_num_batched_tokens)})
@@ -187,7 +188,9 @@ class Tuner:
             self._start(t.candidate.quantization, one_replica(t.candidate.parallelism), kv, limits, kernels)
             for t, kv, limits, kernels in around
         ]
-        self._anchor([c.model_copy(update={"speculation": d}) for c in near for d in self.space.speculation])
+        routers = [r for r in self.space.router if r in (self.space.router[0], "cache_aware")]
+        varied = product(near, self.space.speculation, routers)
+        self._anchor([c.model_copy(update={"speculation": d, "router": r}) for c, d, r in varied])
 
     def _start(
         self, quantization: Quantization, layout: Parallelism, kv: KvDtype, batching: Batching, kernels: str | None

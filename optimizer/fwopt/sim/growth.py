@@ -79,6 +79,7 @@ def with_ids(
         ids=np.concatenate((renumbered[carried], np.searchsorted(now, ids))).astype(np.int32),
         id_end=end,
         id_blocks=blocks,
+        id_holder=np.full(len(now), -1, dtype=np.int16),
         id_present=moved(sim.id_present),
         id_refs=moved(sim.id_refs),
         id_stamp=moved(sim.id_stamp),

@@ -6,11 +6,9 @@ import math
 
 from fwopt.sim.front import receive
 from fwopt.sim.jit import compiled, entry
+from fwopt.sim.routing import LEAST_REQUESTS, pick
 from fwopt.sim.scheduler import advance
 from fwopt.sim.state import Floats, Integers, Sim
-
-ROUND_ROBIN = 0
-LEAST_REQUESTS = 1
 
 
 @compiled
@@ -26,24 +24,6 @@ def _new_slot(sim: Sim, request: int, prompt: int, output: int, allowed: int, id
     slot.hit, slot.preempted = 0, 0
     slot.guess, slot.guesses_left = -1, 0
     return s
-
-
-@compiled
-def _pick(sim: Sim, policy: int, turn: int, now: float) -> int:
-    """Replica for the next request. least_requests: fewest unfinished requests (nginx `least_conn`), ties in turn."""
-    replicas = len(sim.replica)
-    if policy == ROUND_ROBIN:
-        return turn % replicas
-    best, fewest = -1, 0
-    for k in range(replicas):
-        r = (turn + k) % replicas
-        replica = sim.replica[r]
-        load = replica.running + replica.waiting + replica.in_front
-        if replica.clock > now:  # the step that is still running at `now` has been accounted for already
-            load += replica.last_finished
-        if best < 0 or load < fewest:
-            best, fewest = r, load
-    return best
 
 
 @entry
@@ -66,9 +46,10 @@ def run_open(
         now = arrival[k]
         for r in range(len(sim.replica)):
             advance(sim, r, now)
-        r = _pick(sim, policy, turn, now)
+        ids = offsets[k + 1] - offsets[k]
+        r = pick(sim, policy, turn, now, prompt[k], offsets[k], ids)
         turn = r + 1 if policy == LEAST_REQUESTS else turn + 1
-        s = _new_slot(sim, request[k], prompt[k], output[k], allowed[k], offsets[k], offsets[k + 1] - offsets[k])
+        s = _new_slot(sim, request[k], prompt[k], output[k], allowed[k], offsets[k], ids)
         receive(sim, r, s, now)
     return turn
 

@@ -16,17 +16,23 @@ from fwopt.perf.grid import StepGrid
 from fwopt.sim.counts import StepCounts
 from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
-from fwopt.sim.run import LEAST_REQUESTS, ROUND_ROBIN, drain, run_closed, run_open
+from fwopt.sim.routing import CACHE_AWARE, LEAST_REQUESTS, ROUND_ROBIN
+from fwopt.sim.run import drain, run_closed, run_open
 from fwopt.sim.state import MIXED
 from fwopt.sim.tables import build, count_steps, shares_of_time
-from fwopt.spec.candidate import Batching, Candidate, RouterPolicy
+from fwopt.spec.candidate import Candidate
 from fwopt.spec.provenance import ProvenanceShares
+from fwopt.spec.router import RouterPolicy
 from fwopt.spec.speculation import StepsTaken
 from fwopt.workload.columns import Workload
 
 Tokens = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """(prompt, output, allowed)"""
-ROUTERS: dict[RouterPolicy, int] = {"round_robin": ROUND_ROBIN, "least_requests": LEAST_REQUESTS}
+ROUTERS: dict[RouterPolicy, int] = {
+    "round_robin": ROUND_ROBIN,
+    "least_requests": LEAST_REQUESTS,
+    "cache_aware": CACHE_AWARE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ def simulate(
     vLLM's. `count`: the steps by their shapes, too. `guesses`: what the candidate's drafter achieved on replies; each
     request goes by those of one of them. Deterministic.
     """
-    check(workload, candidate.batching, candidate.parallelism.replicas, concurrency)
+    check(workload, candidate, concurrency)
     _check_guessing(candidate, guesses, plain=policy == MIXED and reservation is None)
     started = time.perf_counter()
     status = admissible(workload, candidate.batching.block_size, kv_blocks - sequence_blocks, max_context)
@@ -120,7 +126,8 @@ def _compile(sim: Any, *, closed: bool) -> float:
     return time.perf_counter() - started
 
 
-def check(workload: Workload, batching: Batching, replicas: int, concurrency: int | None) -> None:
+def check(workload: Workload, candidate: Candidate, concurrency: int | None) -> None:
+    batching, replicas = candidate.batching, candidate.parallelism.replicas
     if len(workload) == 0:
         raise InputError(f"workload '{workload.name}' has no requests")
     if batching.max_num_seqs > batching.max_num_batched_tokens:
@@ -130,6 +137,12 @@ def check(workload: Workload, batching: Batching, replicas: int, concurrency: in
         )
     if concurrency is not None and (concurrency < 1 or replicas != 1):
         raise InputError(f"a closed load needs at least 1 in flight on 1 replica, got {concurrency} on {replicas}")
+    if candidate.router == "cache_aware" and replicas > 1 and not (batching.prefix_caching and workload.block_tokens):
+        raise InputError(
+            f"router cache_aware follows prefixes, so it needs prefix_caching (here {batching.prefix_caching}) and a "
+            f"trace that records which prompts share them ('{workload.name}': "
+            f"{'yes' if workload.block_tokens else 'no'}); use least_requests"
+        )
 
 
 def _check_guessing(candidate: Candidate, guesses: StepsTaken | None, *, plain: bool) -> None:

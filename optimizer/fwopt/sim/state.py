@@ -183,6 +183,8 @@ class Sim(NamedTuple):
     """(U,) tokens up to the end of the block."""
     id_blocks: NDArray[np.int64]
     """(U,) KV blocks the id stands for."""
+    id_holder: NDArray[np.int16]
+    """(U,) replica that a router which follows prefixes sends the id to; -1: none yet."""
     id_present: NDArray[np.int8]
     """(R, U)"""
     id_refs: NDArray[np.int32]

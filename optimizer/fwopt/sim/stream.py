@@ -99,9 +99,11 @@ class _Stream:
         reservation: Reservation | None,
         slos: Sequence[Slo],
     ) -> None:
-        check(first, candidate.batching, candidate.parallelism.replicas, None)
+        check(first, candidate, None)
         if candidate.speculation is not None:
             raise InputError(f"{candidate.label}: endless traces are simulated without speculation")
+        if candidate.router == "cache_aware":
+            raise InputError(f"{candidate.label}: a router that remembers prefixes is not simulated on endless traces")
         self.grid, self.candidate, self.max_context = grid, candidate, max_context
         self.acceptable_blocks = kv_blocks - sequence_blocks
         self.block_tokens = first.block_tokens

@@ -156,6 +156,7 @@ def build(
         ids=np.zeros(0, dtype=np.int32),
         id_end=id_end,
         id_blocks=id_blocks,
+        id_holder=np.full(unique, -1, dtype=np.int16),
         id_present=np.zeros((replicas, unique), dtype=np.int8),
         id_refs=np.zeros((replicas, unique), dtype=np.int32),
         id_prev=np.full((replicas, unique), -1, dtype=np.int32),

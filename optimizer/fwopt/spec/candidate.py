@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 
 from fwopt.spec.base import Frozen, content_hash
 from fwopt.spec.kernels import SetDigest
+from fwopt.spec.router import RouterPolicy
 from fwopt.spec.speculation import Drafter
 
 
@@ -58,7 +59,6 @@ class Gguf(Frozen):
 
 Quantization = Annotated[Bf16 | Fp8 | Int8 | W4A16 | Mxfp4 | Gguf, Field(discriminator="kind")]
 KvDtype = Literal["bf16", "fp8"]
-RouterPolicy = Literal["round_robin", "least_requests"]
 
 
 def scheme_name(quantization: Quantization) -> str:

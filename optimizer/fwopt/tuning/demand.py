@@ -17,11 +17,12 @@ from fwopt.tuning.family import Demand, Family
 from fwopt.tuning.operators import load_operator, targets
 
 _ROW_FORMATS = {"fp8": "fp8-row", "int8": "int8-row"}
-_LINEARS = {"w4a16": ("w4a16",), "fp8": ("fp8_gemm", "fp8"), "fp8_block": ("fp8_gemm", "fp8")}
+_LINEARS = {"w4a16": ("w4a16",), "fp8": ("fp8_gemm", "fp8"), "fp8_block": ("fp8_gemm", "fp8"),
+            "int8": ("int8_gemm",)}  # fmt: skip
 """Dtype of a linear layer -> names of an operator that computes it, the first that there is. bf16 products are left to
 the vendor's library."""
 _SCALES = ("tensor", "row", "block")
-_FORMAT_WORDS = {"fp8": ("tensor", "row"), "fp8_block": ("block",)}
+_FORMAT_WORDS = {"fp8": ("tensor", "row"), "fp8_block": ("block",), "int8": ("row",)}
 
 
 def demands(

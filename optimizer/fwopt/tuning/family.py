@@ -61,10 +61,11 @@ class Row:
 
 def shape_of(family: Family, point: tuple[int, ...], dimensions: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     """The whole shape, in the operator's order. Sequences of a batch lie between half its context and that above it,
-    so that the mean is the context counted: batches of a served trace are never even."""
+    so that the mean is the context counted: batches of a served trace are never even. Prompt chunks are
+    timed even, since their time is in no proportion to their lengths; a context holds its chunk."""
     shape = family.shape(point)
     if "shortest" in dimensions:
-        mean = shape["context"]
-        shape["shortest"] = max(1, mean // 2)
+        mean = max(shape["context"], shape.get("tokens", 1))
+        shape["shortest"] = mean if "tokens" in shape else max(1, mean // 2)
         shape["context"] = 2 * mean - shape["shortest"]
     return tuple((name, shape[name]) for name in dimensions)

@@ -4,10 +4,11 @@
 #   run.sh N      replica N (from 0) in the foreground, for a supervisor that restarts each on its own
 #   run.sh router the router in the foreground
 # GPUs are taken in order from CUDA_VISIBLE_DEVICES where set, else 0, 1, 2, ...; VLLM,
-# LLAMA_SERVER, FWOPT, SGLANG_PYTHON and NGINX name other executables.
+# LLAMA_SERVER, FWOPT, SGLANG_PYTHON, NGINX and ROUTER_PYTHON (a Python with sglang-router) name other executables.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 nginx=${NGINX:-nginx}
+router_python=${ROUTER_PYTHON:-python3}
 
 die() {
     echo "run.sh: $*" >&2
@@ -52,8 +53,25 @@ replica() { # replaces this shell by replica $1
     if [ "$FWOPT_REPLICAS" = 1 ]; then start "" "$(port_of "$1")"; else start 127.0.0.1 "$(port_of "$1")"; fi
 }
 
+needs_router() { # says what is missing before anything starts
+    if [ -z "${FWOPT_ROUTER_PACKAGE:-}" ]; then
+        command -v "$nginx" >/dev/null || die "the router needs nginx; install it or set NGINX"
+    elif ! PYTHONSAFEPATH=1 "$router_python" -c 'import sglang_router' 2>/dev/null; then
+        die "the router follows prefixes: pip install $FWOPT_ROUTER_PACKAGE, or set ROUTER_PYTHON to a Python that has it"
+    fi
+}
+
 router() { # replaces this shell by the router
-    local state i
+    local state i urls=()
+    needs_router
+    if [ -n "${FWOPT_ROUTER_PACKAGE:-}" ]; then
+        for ((i = 0; i < FWOPT_REPLICAS; i++)); do urls+=("http://127.0.0.1:$(port_of "$i")"); done
+        export PYTHONSAFEPATH=1
+        exec "$router_python" -m sglang_router.launch_router --host 0.0.0.0 --port "$FWOPT_ROUTER_PORT" \
+            --worker-urls "${urls[@]}" --policy cache_aware --cache-threshold "$FWOPT_CACHE_THRESHOLD" \
+            --balance-abs-threshold "$FWOPT_BALANCE_ABSOLUTE" --balance-rel-threshold "$FWOPT_BALANCE_RELATIVE" \
+            --request-timeout-secs 3600 --shutdown-grace-period-secs 0 --prometheus-host 127.0.0.1 --log-level warn
+    fi
     for ((i = 0; i < FWOPT_REPLICAS; i++)); do
         grep -q "server 127.0.0.1:$(port_of "$i");" "$here/nginx.conf" || die "nginx.conf does not know port $(port_of "$i")"
     done
@@ -84,7 +102,7 @@ everything() {
     local i
     gpu_list $((FWOPT_REPLICAS - 1)) >/dev/null # too few GPUs: say so before anything starts
     if [ "$FWOPT_REPLICAS" = 1 ]; then replica 0; fi
-    command -v "$nginx" >/dev/null || die "the router needs nginx; install it or set NGINX"
+    needs_router
     trap 'stop; exit 143' TERM
     trap 'stop; exit 130' INT
     trap stop EXIT
