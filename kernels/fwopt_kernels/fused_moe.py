@@ -2,20 +2,22 @@
 
 out[token] = sum over choices of probability * (silu(gate) * up) @ w2[expert].T, gate and up the two halves of
 x @ w1[expert].T: what vLLM's `fused_experts` computes with its Triton kernels, rounded to bfloat16 between the steps.
-Probabilities multiply in the last sum, in float32. One variant serves both products, as one entry of vLLM's tuned
+Probabilities multiply in the last sum, in float32. gpt-oss's layer has biases after both products and an activation of
+its own (`silu_mul`'s, with a limit). One variant serves both products, as one entry of vLLM's tuned
 files does; `tuned` gives that entry. A choice whose expert id is outside 0..experts - 1 counts nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fwopt_kernels import w4a16
 from fwopt_kernels.contract import (
     FALLBACK,
     NUM_STAGES,
@@ -61,14 +63,15 @@ def _sum_choices(
 
 def fused_moe(
     x: Tensor, ids: Tensor, probabilities: Tensor, w1: Matrix, w2: Matrix, out: Tensor, *,
-    variant: Variant | None = None,
+    biases: tuple[Tensor, Tensor] | None = None, limit: float | None = None, variant: Variant | None = None,
 ) -> None:  # fmt: skip
     """x, out (tokens, hidden) bfloat16. ids (tokens, top_k) int32, probabilities likewise float32, both contiguous.
 
-    w1 (experts, 2 * intermediate, hidden), gate before up; w2 (experts, hidden, intermediate).
+    w1 (experts, 2 * intermediate, hidden), gate before up; w2 (experts, hidden, intermediate). biases: (experts,
+    outputs) bfloat16 of both. limit: gpt-oss's activation, cut there.
     """
     if variant == FALLBACK:
-        fallback(MoeCase(x, ids, probabilities, w1, w2, out))
+        fallback(MoeCase(x, ids, probabilities, w1, w2, out, biases, limit))
         return
     (tokens, top_k), experts, inner = ids.shape, w1.values.shape[0], w1.outputs // 2
     if tokens == 0:
@@ -80,6 +83,12 @@ def fused_moe(
         raise ValueError(
             f"weights of {w1.outputs} x {w1.inputs} and {w2.outputs} x {w2.inputs} do not fit {x.shape[1]} columns"
         )
+    first, second = (None, None) if biases is None else biases
+    for name, bias, weights in (("w1", first, w1), ("w2", second, w2)):
+        if bias is not None and not (bias.shape == (experts, weights.outputs) and bias.is_contiguous()):
+            raise ValueError(f"{name}: biases must be contiguous {(experts, weights.outputs)}, got {tuple(bias.shape)}")
+    if limit is not None and w1.format == "fp8-block":
+        raise ValueError(f"fp8-block experts know silu only, got an activation cut at {limit}")
     shape = {"tokens": tokens, "top_k": top_k, "experts": experts}
     chosen, pairs = variant or SPACES[w1.format].default_for(shape), ids.numel()
     narrow = w1.format == "fp8-block"
@@ -89,12 +98,13 @@ def fused_moe(
         return torch.empty(pairs, columns, dtype=torch.bfloat16, device=x.device)
 
     both = buffer(2 * inner)
-    grouped(quantized(x, silu=False) if narrow else x, w1, routing, both, count=pairs, top_k=top_k, variant=chosen)
+    narrowed = quantized(x, silu=False) if narrow else x
+    grouped(narrowed, w1, first, routing, both, count=pairs, top_k=top_k, variant=chosen)
     hidden = quantized(both, silu=True) if narrow else buffer(inner)
     if isinstance(hidden, Tensor):
-        silu_mul(both, Rows("bf16", hidden, None))
+        silu_mul(both, Rows("bf16", hidden, None), limit=limit)
     rows = buffer(x.shape[1])
-    grouped(hidden, w2, routing, rows, count=pairs, top_k=1, variant=chosen)
+    grouped(hidden, w2, second, routing, rows, count=pairs, top_k=1, variant=chosen)
     _sum_choices[(tokens, triton.cdiv(x.shape[1], _BLOCK))](
         rows, ids, probabilities, out, x.shape[1], experts, rows.stride(0), out.stride(0),
         TOP_K=top_k, BLOCK=_BLOCK, **PLAIN,
@@ -137,17 +147,41 @@ def _space(format: str) -> Space:
     )  # fmt: skip
 
 
+def _tiled_space() -> Space:
+    """MXFP4 in tiles: `w4a16`'s blocks, for its reasons, K undivided, as there are many experts. Rows have addresses of
+    their own here, so 128 of them by 32 channels a warp spill with 8 warps, too (48 bytes of stack a thread)."""
+
+    def allowed(v: Variant) -> bool:
+        m, n, k, group = (v[name] for name in ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M"))
+        blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP_M": group, "SPLIT_K": 1}
+        spills = m == 128 and n == 32 * v.num_warps
+        return w4a16.allowed(variant(v.num_warps, v.num_stages, **blocks)) and not spills
+
+    return Space(
+        {
+            "BLOCK_SIZE_M": (16, 32, 64, 128), "BLOCK_SIZE_N": (64, 128, 256), "BLOCK_SIZE_K": (128, 256),
+            "GROUP_SIZE_M": (1, 16), NUM_WARPS: (4, 8), NUM_STAGES: (3, 4, 6),
+        },
+        default=variant(4, 4, BLOCK_SIZE_M=16, BLOCK_SIZE_N=128, BLOCK_SIZE_K=128, GROUP_SIZE_M=1),
+        allowed=allowed,
+        large=Large(
+            _rows_of_an_expert, 32,
+            variant(8, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=128, BLOCK_SIZE_K=128, GROUP_SIZE_M=16),
+        ),
+    )  # fmt: skip
+
+
 def _rows_of_an_expert(shape: Mapping[str, int]) -> float:
     """In the mean."""
     return shape["tokens"] * shape["top_k"] / shape["experts"]
 
 
-SPACES = {format: _space(format) for format in FORMATS}
+SPACES = {format: _tiled_space() if format == "mxfp4" else _space(format) for format in FORMATS}
 
 
 @dataclass(frozen=True)
 class FusedMoe:
-    """The operator `fused_moe`: a whole layer."""
+    """The operator `fused_moe`: a whole layer; in `mxfp4`, gpt-oss's."""
 
     choice: Choice = "uniform"
     name = "fused_moe"
@@ -169,7 +203,8 @@ class FusedMoe:
         if format == "fp8-block":
             between = tuple(quantize_launch(silu=silu) for silu in (False, True))
         else:
-            between = SILU_MUL.launches("bf16", SILU_MUL.space("bf16").default)
+            (silu,) = SILU_MUL.launches("bf16", SILU_MUL.space("bf16").default)
+            between = (replace(silu, constants={**silu.constants, "LIMIT": 7.0 if format == "mxfp4" else 0.0}),)
         return (launch(format, variant), align_launch(128, variant["BLOCK_SIZE_M"]), *between, total)
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:
@@ -177,6 +212,8 @@ class FusedMoe:
         tokens, experts, top_k, hidden, inner = (shape[name] for name in self.dimensions)
         hit = round(experts * (1 - (1 - top_k / experts) ** tokens))
         weights = matrix_bytes(format, 2 * inner, hidden) + matrix_bytes(format, hidden, inner)
+        if format == "mxfp4":  # its biases
+            weights += 2 * (2 * inner + hidden)
         return Work(hit * weights + tokens * (4 * hidden + 8 * top_k), 6 * tokens * top_k * hidden * inner)
 
     def case(
@@ -188,7 +225,10 @@ class FusedMoe:
         return expected(case)
 
     def run(self, case: MoeCase, variant: Variant) -> None:
-        fused_moe(case.x, case.ids, case.probabilities, case.w1, case.w2, case.out, variant=variant)
+        fused_moe(
+            case.x, case.ids, case.probabilities, case.w1, case.w2, case.out, biases=case.biases, limit=case.limit,
+            variant=variant,
+        )  # fmt: skip
 
     def fallback(self, case: MoeCase) -> None:
         fallback(case)

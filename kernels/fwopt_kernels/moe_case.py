@@ -15,12 +15,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from fwopt_kernels.contract import Expected
+from fwopt_kernels.contract import FALLBACK, Expected
 from fwopt_kernels.moe_formats import quantized_torch, random_matrix
 from fwopt_kernels.moe_weights import BLOCK, Matrix
+from fwopt_kernels.row_formats import Rows
+from fwopt_kernels.silu_mul import SLOPE, silu_mul
 
 Choice = Literal["uniform", "one", "partial"]
 """Of experts: at random; the same ones for all tokens; at random and half of the ids -1, as of other ranks' experts."""
+_LIMIT = 1.5
+"""Of gpt-oss's activation; random numbers often reach it, hardly ever the 7 of its checkpoints."""
 Pair = tuple[Tensor, Tensor]
 """Values, and how far each may be off."""
 
@@ -33,6 +37,8 @@ class MoeCase:
     w1: Matrix
     w2: Matrix
     out: Tensor
+    biases: tuple[Tensor, Tensor] | None = None
+    limit: float | None = None
 
     def results(self) -> dict[str, Tensor]:
         return {"out": self.out.double()}
@@ -52,11 +58,16 @@ def random_case(format: str, shape: Mapping[str, int], seed: int, padding: int, 
     ids = best.indices.int()
     if choice == "partial":
         ids = ids.masked_fill(torch.rand(tokens, top_k, generator=random, device=device) < 0.5, -1)
+    biases = None
+    if format == "mxfp4":
+        first, second = (torch.randn(experts, n, generator=random, device=device) for n in (2 * inner, hidden))
+        biases = first.to(torch.bfloat16), second.to(torch.bfloat16)
     return MoeCase(
         x[:, :hidden], ids, best.values.softmax(-1),
         random_matrix(format, experts, 2 * inner, hidden, random),
         random_matrix(format, experts, hidden, inner, random),
         torch.full((tokens, hidden + padding), float("nan"), dtype=torch.bfloat16, device=device)[:, :hidden],
+        biases, None if biases is None else _LIMIT,
     )  # fmt: skip
 
 
@@ -88,15 +99,21 @@ def _to_groups(x: Pair) -> Pair:
     return middle, steps + shift
 
 
-def _product(x: Pair, weights: Tensor, unit: float) -> Pair:
+def _product(x: Pair, weights: Tensor, bias: Tensor | float, unit: float) -> Pair:
     """Errors of many products add up like independent ones; four times that is never seen. `unit`: of the sum."""
     values, off = x
-    return values @ weights.T, 4 * ((off**2 + (unit * values) ** 2) @ (weights**2).T).sqrt()
+    return values @ weights.T + bias, 4 * ((off**2 + (unit * values) ** 2) @ (weights**2).T).sqrt()
 
 
-def _gated(x: Pair) -> Pair:
+def _gated(x: Pair, limit: float | None) -> Pair:
+    """Slopes of silu and of gpt-oss's activation are at most 1.1."""
     (gate, up), (gate_off, up_off) = (part.chunk(2, -1) for part in x)
-    silu, silu_off = _to_bf16((F.silu(gate), 1.1 * gate_off + 2**-20 * gate.abs()))  # its slope is at most 1.1
+    silu_off = 1.1 * gate_off + 2**-20 * gate.abs()
+    if limit is None:
+        silu, silu_off = _to_bf16((F.silu(gate), silu_off))
+    else:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit) + 1
+        silu = gate * torch.sigmoid(SLOPE * gate)
     off = silu_off * (up.abs() + up_off) + silu.abs() * up_off
     return _to_bf16((silu * up, off + 2**-22 * (silu * up).abs()))
 
@@ -112,10 +129,11 @@ def expected(case: MoeCase) -> dict[str, Expected]:
         rows: Pair = (x, torch.zeros_like(x))
         if narrow:
             rows = _to_groups(rows)
-        hidden = _gated(_to_bf16(_product(rows, case.w1.dense(expert, torch.float64), unit)))
+        first, second = (0.0, 0.0) if case.biases is None else (b[expert].double() for b in case.biases)
+        hidden = _gated(_to_bf16(_product(rows, case.w1.dense(expert, torch.float64), first, unit)), case.limit)
         if narrow:
             hidden = _to_groups(hidden)
-        values, wrong = _to_bf16(_product(hidden, case.w2.dense(expert, torch.float64), unit))
+        values, wrong = _to_bf16(_product(hidden, case.w2.dense(expert, torch.float64), second, unit))
         share = case.probabilities[token, choice].double().unsqueeze(1)
         total.index_add_(0, token, values * share)
         off.index_add_(0, token, (wrong + 2**-22 * values.abs()) * share)
@@ -132,9 +150,11 @@ def fallback(case: MoeCase) -> None:
             continue
         x = case.x[token]
         x = quantized_torch(x).dense(torch.float32) if narrow else x.float()
-        gate, up = (x @ case.w1.dense(expert, torch.float32).T).to(torch.bfloat16).chunk(2, -1)
-        hidden = F.silu(gate) * up
-        hidden = quantized_torch(hidden).dense(torch.float32) if narrow else hidden.float()
-        rows = (hidden @ case.w2.dense(expert, torch.float32).T).to(torch.bfloat16).float()
+        first, second = (0.0, 0.0) if case.biases is None else (b[expert].float() for b in case.biases)
+        both = (x @ case.w1.dense(expert, torch.float32).T + first).to(torch.bfloat16)
+        rounded = torch.empty_like(both[:, : case.w2.inputs])
+        silu_mul(both, Rows("bf16", rounded, None), limit=case.limit, variant=FALLBACK)
+        hidden = quantized_torch(rounded).dense(torch.float32) if narrow else rounded.float()
+        rows = (hidden @ case.w2.dense(expert, torch.float32).T + second).to(torch.bfloat16).float()
         total.index_add_(0, token, rows * case.probabilities[token, choice].unsqueeze(1))
     case.out.copy_(total)

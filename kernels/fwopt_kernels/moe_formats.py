@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels.contract import PLAIN, Launch
-from fwopt_kernels.moe_weights import BLOCK, Matrix
+from fwopt_kernels.moe_weights import BLOCK, Matrix, tiled
 from fwopt_kernels.rounding import FP8_MAX, through_bf16, to_fp8
 
-FORMATS: tuple[str, ...] = ("bf16", "fp8-block", "w4a16")
+FORMATS: tuple[str, ...] = ("bf16", "fp8-block", "w4a16", "mxfp4")
 VLLM_DTYPES: dict[str, str | None] = {"bf16": None, "fp8-block": "fp8_w8a8", "w4a16": "int4_w4a16"}
-"""`dtype=` in the names of vLLM's tuned files; `fp8-block` also has `block_shape=[128,128]`."""
+"""`dtype=` in the names of vLLM's tuned files; `fp8-block` also has `block_shape=[128,128]`. Without
+`mxfp4`, for which vLLM has no such name (`_get_config_dtype_str`): its kernels for MXFP4 read no tuned file."""
 _GROUPS = 4
 _SMALLEST = 1e-10
 
@@ -29,13 +31,19 @@ def random_matrix(format: str, experts: int, outputs: int, inputs: int, random: 
         values: Tensor = torch.rand(*shape, generator=random, device=device) + 0.5
         return values
 
-    if format == "w4a16":
-        group = 128 if inputs % 128 == 0 else 32
+    if format in ("w4a16", "mxfp4"):
+        group = 128 if inputs % 128 == 0 and format == "w4a16" else 32
         if inputs % group:
-            raise ValueError(f"w4a16 needs inputs in groups of {group}, got {inputs}")
-        bytes_ = torch.randint(
-            0, 256, (experts, outputs, inputs // 2), generator=random, device=device, dtype=torch.uint8
-        )
+            raise ValueError(f"{format} needs inputs in groups of {group}, got {inputs}")
+
+        def bytes_of(first: int, last: int, columns: int) -> Tensor:
+            shape = (experts, outputs, columns)
+            return torch.randint(first, last, shape, generator=random, device=device, dtype=torch.uint8)
+
+        bytes_ = bytes_of(0, 256, inputs // 2)
+        if format == "mxfp4":
+            exponent = 127 + math.floor(math.log2(size / 2.9))
+            return tiled(bytes_, bytes_of(exponent, exponent + 2, inputs // group))
         return Matrix(format, bytes_, (uniform(experts, outputs, inputs // group) * size / 4.6).to(torch.bfloat16))
     values = torch.randn(experts, outputs, inputs, generator=random, device=device)
     if format == "bf16":

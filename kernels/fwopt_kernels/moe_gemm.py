@@ -2,7 +2,7 @@
 
 Variants carry the names and the meaning that vLLM's tuned files give them (`BLOCK_SIZE_M`, ..., `num_stages`), and as
 there BLOCK_SIZE_K is cut to the inputs that share a scale, and e4m3 weights become the left operand where rows alone
-would be too few for a Hopper matrix instruction.
+would be too few for a Hopper matrix instruction. MXFP4 weights have a kernel of their own: `moe_tiles.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels import tiling
+from fwopt_kernels import moe_tiles, tiling
 from fwopt_kernels.contract import Launch, Variant
 from fwopt_kernels.moe_formats import Groups
 from fwopt_kernels.moe_routing import Routing
@@ -64,12 +64,12 @@ def _scaled(total, x_step, w_step, SWAP: tl.constexpr, BLOCK_SIZE_N: tl.constexp
 
 @triton.jit
 def _grouped(
-    x, weights, out, x_scale, w_scale, pairs, experts, padded, blocks, outputs, inputs, count, top_k,
+    x, weights, out, x_scale, w_scale, bias, pairs, experts, padded, blocks, outputs, inputs, count, top_k,
     x_stride, expert_stride, weights_stride, out_stride, x_scale_stride, scale_expert, scale_row, scale_column,
-    FORMAT: tl.constexpr, SHARED: tl.constexpr, EVEN: tl.constexpr, SWAP: tl.constexpr,
+    FORMAT: tl.constexpr, BIASED: tl.constexpr, SHARED: tl.constexpr, EVEN: tl.constexpr, SWAP: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr, BLOCK_SIZE_N: tl.constexpr, BLOCK_SIZE_K: tl.constexpr, GROUP_SIZE_M: tl.constexpr,
 ):  # fmt: skip
-    """Row `pair` of out = row `pair // top_k` of x times its expert's weights; SHARED steps share a scale.
+    """Row `pair` of out = row `pair // top_k` of x times its expert's weights, and bias; SHARED steps share a scale.
 
     `inputs` and the strides of x and weights count words: a bfloat16 or an e4m3; in `w4a16` two numbers are a word.
     """
@@ -122,15 +122,18 @@ def _grouped(
             )
     if SWAP:
         total = tl.trans(total)
+    if BIASED:
+        total += tl.load(bias + expert * outputs + inside).to(tl.float32)[None, :]
     out += (pair * out_stride)[:, None] + column[None, :]
     tl.store(out, to_bf16(total), mask=real[:, None] & (column < outputs)[None, :])
 
 
-def _constants(format: str, group: int, chosen: Variant) -> dict[str, Any]:
+def _constants(format: str, group: int, biased: bool, chosen: Variant) -> dict[str, Any]:
     rows, columns, inputs = (chosen[f"BLOCK_SIZE_{name}"] for name in "MNK")
     step = inputs if format == "bf16" else min(inputs, group)
     return {
         "FORMAT": format,
+        "BIASED": biased,
         "SHARED": max(group // step, 1),
         "SWAP": format == "fp8-block" and rows < 64 <= columns,
         **dict(chosen.constants),
@@ -139,24 +142,31 @@ def _constants(format: str, group: int, chosen: Variant) -> dict[str, Any]:
 
 
 def grouped(
-    x: Tensor | Groups, weights: Matrix, routing: Routing, out: Tensor, *, count: int, top_k: int, variant: Variant
-) -> None:
-    """Rows `pair` of out (count, outputs) = row `pair // top_k` of x @ the expert's weights, transposed.
+    x: Tensor | Groups, weights: Matrix, bias: Tensor | None, routing: Routing, out: Tensor, *, count: int, top_k: int,
+    variant: Variant,
+) -> None:  # fmt: skip
+    """Rows `pair` of out (count, outputs) = row `pair // top_k` of x @ the expert's weights, transposed, plus its bias
+    (experts, outputs).
 
     Pairs without an expert are not written. x bfloat16, or groups in e4m3 for `fp8-block`.
     """
+    if weights.format == "mxfp4":
+        assert isinstance(x, Tensor)
+        moe_tiles.grouped(x, weights, bias, routing, out, count=count, top_k=top_k, variant=variant)
+        return
     values, x_scale = (x.values, x.scale) if isinstance(x, Groups) else (x, None)
     require_packed(x=values, weights=weights.values, out=out)
     if weights.format == "w4a16":
         values = values.view(torch.int32)
-    constants = _constants(weights.format, weights.group, variant)
+    constants = _constants(weights.format, weights.group, bias is not None, variant)
     inputs = weights.values.shape[2]
     words = constants["BLOCK_SIZE_K"] // (2 if weights.format == "w4a16" else 1)
     blocks = len(routing.experts)
     scale, scale_strides = (out, (0, 0, 0)) if weights.scale is None else (weights.scale, weights.scale.stride())
     _grouped[(blocks * triton.cdiv(weights.outputs, variant["BLOCK_SIZE_N"]),)](
         values, weights.values, out, out if x_scale is None else x_scale, scale,
-        routing.pairs, routing.experts, routing.padded, blocks, weights.outputs, inputs, count, top_k,
+        out if bias is None else bias, routing.pairs, routing.experts, routing.padded, blocks, weights.outputs, inputs,
+        count, top_k,
         values.stride(0), weights.values.stride(0), weights.values.stride(1), out.stride(0),
         0 if x_scale is None else x_scale.stride(0), *scale_strides, EVEN=inputs % words == 0,
         **constants, **variant.options,
@@ -165,11 +175,13 @@ def grouped(
 
 def launch(format: str, variant: Variant) -> Launch:
     """For inputs that BLOCK_SIZE_K divides, with scales in groups of 128."""
+    if format == "mxfp4":
+        return moe_tiles.launch(variant)
     narrow, wide = {"bf16": ("*bf16", "*bf16"), "fp8-block": ("*fp8e4nv", "*fp8e4nv"), "w4a16": ("*i32", "*u8")}[format]
     scale = "*bf16" if format == "w4a16" else "*fp32"
     pointers = {
-        "x": narrow, "weights": wide, "out": "*bf16", "x_scale": "*fp32", "w_scale": scale, "pairs": "*i32",
-        "experts": "*i32", "padded": "*i32",
+        "x": narrow, "weights": wide, "out": "*bf16", "x_scale": "*fp32", "w_scale": scale, "bias": "*bf16",
+        "pairs": "*i32", "experts": "*i32", "padded": "*i32",
     }  # fmt: skip
     sizes = ("blocks", "outputs", "inputs", "count", "top_k")
     strides = ("x", "expert", "weights", "out", "x_scale")
@@ -188,7 +200,7 @@ def launch(format: str, variant: Variant) -> Launch:
         "out_stride",
         "x_scale_stride",
     )
-    constants = {**_constants(format, BLOCK, variant), "EVEN": True}
+    constants = {**_constants(format, BLOCK, False, variant), "EVEN": True}
     if format != "bf16":
         constants["scale_column"] = 1
         del signature["scale_column"]

@@ -1,7 +1,8 @@
 """silu(gate) * up, quantized per row in the same kernel.
 
 As vLLM's `silu_and_mul`: gate and up lie side by side in one row of 2 * columns; silu(gate) is rounded to bfloat16
-before the product, and so is the product.
+before the product, and so is the product. With a limit it is gpt-oss's activation, (up + 1) * gate * sigmoid(1.702 *
+gate), gate cut at the limit above and up on both sides, rounded once (as transformers 5.24.0 defines it, Apache-2.0).
 """
 
 from __future__ import annotations
@@ -20,38 +21,53 @@ from fwopt_kernels.contract import FALLBACK, NUM_WARPS, Expected, Launch, Space,
 from fwopt_kernels.rounding import quantize, row_scale, through_bf16, to_bf16
 from fwopt_kernels.row_formats import ROW_FORMATS, TRITON_TYPES, Rows
 
+SLOPE = 1.702
+"""Of the sigmoid in gpt-oss's activation."""
+_SLOPE = tl.constexpr(SLOPE)
+
 
 @triton.jit
-def _product(x, columns, at, mask):
-    """silu(gate) * up as bfloat16 represents it, in float32."""
+def _product(x, columns, at, mask, LIMIT: tl.constexpr):
+    """silu(gate) * up, LIMIT above 0: gpt-oss's activation, as bfloat16 represents it, in float32."""
     gate = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(x + columns + at, mask=mask, other=0.0).to(tl.float32)
-    return through_bf16(through_bf16(gate / (1.0 + tl.exp(-gate))) * up)
+    if LIMIT > 0:
+        gate = tl.minimum(gate, LIMIT, propagate_nan=tl.PropagateNan.ALL)
+        up = tl.clamp(up, -LIMIT, LIMIT, propagate_nan=tl.PropagateNan.ALL)
+        return through_bf16((up + 1.0) * (gate / (1.0 + tl.exp(gate * -_SLOPE))))
+    else:
+        return through_bf16(through_bf16(gate / (1.0 + tl.exp(-gate))) * up)
 
 
 @triton.jit
-def _by_block(x, out, scale, columns, x_stride, out_stride, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
+def _by_block(
+    x, out, scale, columns, x_stride, out_stride, FORMAT: tl.constexpr, LIMIT: tl.constexpr, BLOCK: tl.constexpr
+):
     """One program a block of a row: for bfloat16, which needs nothing of the rest of its row."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = at < columns
-    tl.store(out + row * out_stride + at, to_bf16(_product(x + row * x_stride, columns, at, mask)), mask=mask)
+    tl.store(out + row * out_stride + at, to_bf16(_product(x + row * x_stride, columns, at, mask, LIMIT)), mask=mask)
 
 
 @triton.jit
-def _row_in_registers(x, out, scale, columns, x_stride, out_stride, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
+def _row_in_registers(
+    x, out, scale, columns, x_stride, out_stride, FORMAT: tl.constexpr, LIMIT: tl.constexpr, BLOCK: tl.constexpr
+):
     """One program a row, read once; needs columns <= BLOCK."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     mask = at < columns
-    values = _product(x + row * x_stride, columns, at, mask)
+    values = _product(x + row * x_stride, columns, at, mask, LIMIT)
     step = row_scale(tl.max(tl.abs(values), 0), FORMAT)
     tl.store(scale + row, step)
     tl.store(out + row * out_stride + at, quantize(values, 1.0 / step, FORMAT), mask=mask)
 
 
 @triton.jit
-def _row_in_blocks(x, out, scale, columns, x_stride, out_stride, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
+def _row_in_blocks(
+    x, out, scale, columns, x_stride, out_stride, FORMAT: tl.constexpr, LIMIT: tl.constexpr, BLOCK: tl.constexpr
+):
     """One program a row of any length: the largest magnitude, then the values, computed twice and never stored."""
     row = tl.program_id(0).to(tl.int64)
     x += row * x_stride
@@ -59,19 +75,24 @@ def _row_in_blocks(x, out, scale, columns, x_stride, out_stride, FORMAT: tl.cons
     largest = tl.zeros([BLOCK], tl.float32)
     for start in range(0, columns, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        largest = tl.maximum(largest, tl.abs(_product(x, columns, at, at < columns)))
+        largest = tl.maximum(largest, tl.abs(_product(x, columns, at, at < columns, LIMIT)))
     step = row_scale(tl.max(largest, 0), FORMAT)
     tl.store(scale + row, step)
     for start in range(0, columns, BLOCK):
         at = start + tl.arange(0, BLOCK)
         mask = at < columns
-        tl.store(out + at, quantize(_product(x, columns, at, mask), 1.0 / step, FORMAT), mask=mask)
+        tl.store(out + at, quantize(_product(x, columns, at, mask, LIMIT), 1.0 / step, FORMAT), mask=mask)
 
 
-def silu_mul(x: Tensor, out: Rows, *, variant: Variant | None = None) -> None:
-    """out = silu(x[:, :columns]) * x[:, columns:] in out's format; x (rows, 2 * columns) bfloat16, unit stride."""
+def silu_mul(x: Tensor, out: Rows, *, limit: float | None = None, variant: Variant | None = None) -> None:
+    """out = silu(x[:, :columns]) * x[:, columns:] in out's format; x (rows, 2 * columns) bfloat16, unit stride.
+
+    `limit`, above 0: gpt-oss's activation instead.
+    """
+    if limit is not None and limit <= 0:
+        raise ValueError(f"limit must be above 0, got {limit}")
     if variant == FALLBACK:
-        SILU_MUL.fallback(SiluCase(x, out))
+        SILU_MUL.fallback(SiluCase(x, out, limit))
         return
     rows, columns = out.values.shape
     row_formats.require_packed(x=x, out=out.values)
@@ -85,8 +106,17 @@ def silu_mul(x: Tensor, out: Rows, *, variant: Variant | None = None) -> None:
         kernel, grid = (_row_in_registers if columns <= block else _row_in_blocks), (rows, 1)
     kernel[grid](
         x, out.values, out.values if out.scale is None else out.scale, columns, x.stride(0), out.values.stride(0),
-        FORMAT=out.format, BLOCK=block, **chosen.options,
+        FORMAT=out.format, LIMIT=limit or 0.0, BLOCK=block, **chosen.options,
     )  # fmt: skip
+
+
+def activation(x: Tensor, limit: float | None) -> Tensor:
+    """What the operator is, of x (rows, 2 * columns) in x's dtype."""
+    gate, up = x.chunk(2, -1)
+    if limit is None:
+        return F.silu(gate) * up
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * (gate * torch.sigmoid(SLOPE * gate))
 
 
 def _allowed(v: Variant) -> bool:
@@ -105,6 +135,7 @@ SPACE = Space(
 class SiluCase:
     x: Tensor
     out: Rows
+    limit: float | None = None
 
     def results(self) -> dict[str, Tensor]:
         return self.out.results()
@@ -125,7 +156,7 @@ class SiluMul:
             "x": "*bf16", "out": TRITON_TYPES[format], "scale": "*bf16" if format == "bf16" else "*fp32",
             "columns": "i32", "x_stride": "i32", "out_stride": "i32",
         }  # fmt: skip
-        constants = {"FORMAT": format, "BLOCK": variant["BLOCK"]}
+        constants = {"FORMAT": format, "LIMIT": 0.0, "BLOCK": variant["BLOCK"]}
         quantized = ((_row_in_registers, "row in registers"), (_row_in_blocks, "row in blocks"))
         kernels = ((_by_block, "block"),) if format == "bf16" else quantized
         return tuple(
@@ -146,15 +177,17 @@ class SiluMul:
         return SiluCase(x, row_formats.poisoned(format, rows, columns, device))
 
     def reference(self, case: SiluCase) -> dict[str, Expected]:
-        gate, up = case.x.double().chunk(2, -1)
-        return row_formats.expected(case.out.format, gate * torch.sigmoid(gate) * up)
+        return row_formats.expected(case.out.format, activation(case.x.double(), case.limit))
 
     def run(self, case: SiluCase, variant: Variant) -> None:
-        silu_mul(case.x, case.out, variant=variant)
+        silu_mul(case.x, case.out, limit=case.limit, variant=variant)
 
     def fallback(self, case: SiluCase) -> None:
-        gate, up = case.x.chunk(2, -1)
-        row_formats.write(case.out, F.silu(gate) * up)
+        if case.limit is None:
+            gate, up = case.x.chunk(2, -1)
+            row_formats.write(case.out, F.silu(gate) * up)
+        else:
+            row_formats.write(case.out, activation(case.x.float(), case.limit).to(torch.bfloat16))
 
 
 SILU_MUL = SiluMul()

@@ -34,6 +34,39 @@ def _nibbles(q):
 
 
 @triton.jit
+def e2m1(q):
+    """Bytes -> their low and their high code, both times 2**-126: exponent and mantissa lie where a bfloat16's do, and
+    0.5 is a subnormal number there. Eight copies of a byte's sign and the byte are shifted and masked: 13 integer
+    instructions for 8 weights. float32 when interpreted.
+    """
+    if INTERPRETED:
+        q = q.to(tl.uint32)
+        low = ((q & 8) << 28) | ((q & 7) << 22)
+        high = ((q & 128) << 24) | ((q & 112) << 18)
+        return low.to(tl.float32, bitcast=True), high.to(tl.float32, bitcast=True)
+    else:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 a, b;
+            shl.b32 a, $4, 4;
+            prmt.b32 b, a, 0, 0x9180;
+            shl.b32 b, b, 2;
+            and.b32 $0, b, 0x81C081C0;
+            prmt.b32 b, a, 0, 0xB3A2;
+            shl.b32 b, b, 2;
+            and.b32 $1, b, 0x81C081C0;
+            prmt.b32 b, $4, 0, 0x9180;
+            shl.b32 b, b, 2;
+            and.b32 $2, b, 0x81C081C0;
+            prmt.b32 b, $4, 0, 0xB3A2;
+            shl.b32 b, b, 2;
+            and.b32 $3, b, 0x81C081C0;
+            }""",
+            "=&r,=&r,=&r,=&r,r", [q], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
+        )  # fmt: skip
+
+
+@triton.jit
 def constant(VALUE: tl.constexpr):
     """(1, 1) bfloat16; by way of float32, because Triton 3.6 interprets no bfloat16 constants."""
     return tl.full([1, 1], VALUE, tl.float32).to(tl.bfloat16)
@@ -51,11 +84,12 @@ def fma(a, b, c):
 
 
 @triton.jit
-def codes_of(q, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """KiB tiles -> 128 + code as (BLOCK_N, BLOCK_K) in their natural order; no data moves between threads."""
+def codes_of(q, MX: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """KiB tiles -> 128 + code, MX: its value times 2**-126, as (BLOCK_N, BLOCK_K) in their natural order; no data moves
+    between threads."""
     q = tl.reshape(q, [BLOCK_N // 16, BLOCK_K // 128, 2, 8, 4, 2, 2, 2, 2])
     q = tl.reshape(tl.permute(q, [0, 7, 3, 1, 2, 5, 6, 4, 8]), [BLOCK_N, BLOCK_K // 2])
-    low, high = _nibbles(q)
+    low, high = e2m1(q) if MX else _nibbles(q)
     both = tl.reshape(tl.join(low, high), [BLOCK_N, BLOCK_K // 32, 16, 2])
     return tl.reshape(tl.permute(both, [0, 1, 3, 2]), [BLOCK_N, BLOCK_K])
 
@@ -73,10 +107,17 @@ def scales_of(words, GROUPS: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def minus_zeros(words, GROUPS: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(BLOCK_N, GROUPS) bfloat16 -(128 + zero point) out of words (GROUPS, BLOCK_N / 4)."""
-    even = tl.join(_bf16((words & 0xFF) | 0xC300), _bf16(((words >> 16) & 0xFF) | 0xC300))
-    odd = tl.join(_bf16(((words >> 8) & 0xFF) | 0xC300), _bf16(((words >> 24) & 0xFF) | 0xC300))
+def _byte(words, FIRST: tl.constexpr, MX: tl.constexpr):
+    """Byte at bit FIRST of each word as bfloat16: MX, two to its power less 127, else the negative of 128 + it."""
+    byte = (words >> FIRST) & 0xFF
+    return _bf16(byte << 7 if MX else byte | 0xC300)
+
+
+@triton.jit
+def bytes_of(words, MX: tl.constexpr, GROUPS: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(BLOCK_N, GROUPS) bfloat16 out of words (GROUPS, BLOCK_N / 4): -(128 + zero point), or MX scales."""
+    even = tl.join(_byte(words, 0, MX), _byte(words, 16, MX))
+    odd = tl.join(_byte(words, 8, MX), _byte(words, 24, MX))
     fours = tl.reshape(tl.join(even, odd), [GROUPS, BLOCK_N // 32, 8, 2, 2])
     return tl.reshape(tl.permute(fours, [1, 3, 4, 2, 0]), [BLOCK_N, GROUPS])
 
@@ -94,3 +135,11 @@ def words_of(base, stride, block, inner, at, known, GROUP: tl.constexpr, GROUPS:
     first = block // (GROUP // BLOCK_K) if GROUP >= BLOCK_K else block * GROUPS
     group = (first + tl.arange(0, GROUPS)).to(tl.int64)[:, None]
     return tl.load(base + group * stride + at[None, :], mask=(group * GROUP < inner) & known[None, :], other=0)
+
+
+@triton.jit
+def mxfp4(q, scales, stride, block, inner, at, known, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Weights (BLOCK_N, BLOCK_K) of a block of K, times 2**-mxfp4.SHIFT, out of its KiB tiles and packed scales."""
+    GROUPS: tl.constexpr = BLOCK_K // 32  # noqa: N806
+    scale = bytes_of(words_of(scales, stride, block, inner, at, known, 32, GROUPS, BLOCK_K), True, GROUPS, BLOCK_N)
+    return fma(codes_of(q, True, BLOCK_N, BLOCK_K), spread(scale, GROUPS, BLOCK_N, BLOCK_K), constant(-0.0))

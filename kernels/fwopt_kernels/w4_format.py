@@ -3,11 +3,12 @@
 Stored as compressed-tensors' `pack-quantized` (layout read in its 0.17.0, Apache-2.0): `weight_packed` (N, K / 8)
 int32, value k in bits 4 * (k % 8) and up, unsigned; `weight_scale` (N, K / group) bfloat16; where asymmetric,
 `weight_zero_point` (N / 8, K / group) int32, packed along N. A weight is `(code - zero) * scale`; without zero points
-zero is 8.
+zero is 8. Or as its `mxfp4-pack-quantized` (`mxfp4.py`): packed (N, K / 2) and scale (N, K / 32), both uint8.
 
 Repacked, 1 KiB holds 16 channels by 128 values of K in the order of a matrix instruction's operand in registers: a
 thread's 16-byte loads are its fragment, so nothing is shuffled after the load. A byte's low nibble lies 16 values of K
-before its high one. Scales of channels 8 apart, which one thread holds, share a 32-bit word.
+before its high one. Scales of channels 8 apart, which one thread holds, share a 32-bit word; MXFP4's are a byte each,
+`mxfp4.BIAS` added.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from fwopt_kernels import mxfp4
 
 TILE_N, TILE_K = 16, 128
 """Channels and values of K of one KiB."""
@@ -40,7 +43,11 @@ class StoredW4:
 
     @property
     def inner(self) -> int:
-        return 8 * self.packed.shape[1]
+        return 2 * self.packed.shape[1] * self.packed.element_size()
+
+    @property
+    def mx(self) -> bool:
+        return self.scale.dtype == torch.uint8
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,16 @@ class W4Weights:
     codes: Tensor
     """(N / 16, K / 128, 1024) uint8, N padded to 64 and K to 128."""
     scales: Tensor
-    """(groups, N / 2) int32: bfloat16 scales of channels c and c + 8 of every 16 in the low and the high half."""
+    """(groups, N / 2) int32: bfloat16 scales of channels c and c + 8 of every 16 in the low and the high half.
+    MXFP4: (groups, N / 4) int32, a byte each, as zero points."""
     zeros: Tensor | None
     """(groups, N / 4) int32: zero points of channels c, c + 8, c + 16, c + 24 of every 32, a byte each."""
     columns: int
     inner: int
     group: int
     """Values of K that share a scale, one of `GROUPS`; 0: all of a channel's."""
+    mx: bool
+    """MXFP4 instead of whole numbers."""
 
 
 def pack(codes: Tensor, scale: Tensor, zeros: Tensor | None) -> StoredW4:
@@ -71,14 +81,16 @@ def _eights(codes: Tensor) -> Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
 
 
-def _nibbles(words: Tensor) -> Tensor:
-    """The inverse of `_eights`, as uint8."""
-    shifts = 4 * torch.arange(8, device=words.device, dtype=torch.int32)
-    return ((words.unsqueeze(-1) >> shifts) & 15).to(torch.uint8).flatten(1)
+def _nibbles(packed: Tensor) -> Tensor:
+    """The inverse of `_eights`, as uint8; of bytes likewise."""
+    bytes_ = packed.contiguous().view(torch.uint8)
+    return torch.stack((bytes_ & 15, bytes_ >> 4), -1).flatten(1)
 
 
 def dequantized(stored: StoredW4, dtype: torch.dtype) -> Tensor:
     """(N, K) weights as the format defines them."""
+    if stored.mx:
+        return mxfp4.dense(stored.packed, stored.scale, dtype)
     columns, groups = stored.scale.shape
     zeros = SYMMETRIC if stored.zero_point is None else _zero_points(stored).to(dtype).unsqueeze(-1)
     codes = _nibbles(stored.packed).to(dtype).view(columns, groups, -1)
@@ -92,28 +104,42 @@ def _zero_points(stored: StoredW4) -> Tensor:
 
 def repack(stored: StoredW4) -> W4Weights:
     """Once, when a checkpoint is loaded."""
-    columns, inner, groups = stored.scale.shape[0], stored.inner, stored.scale.shape[1]
+    columns, groups = stored.scale.shape
+    group = _group(stored)
+    grouped = group in GROUPS
+    pad_n, pad_k = -columns % PAD_N, -stored.inner % TILE_K
+    pad_groups = pad_k // group if grouped else 0
+
+    def padded(scales: Tensor, words: int) -> Tensor:
+        """(groups, N / words) int32 of values that lie 8 channels apart."""
+        rows = F.pad(scales, (0, pad_groups, 0, pad_n)).T.reshape(groups + pad_groups, -1, words, 8)
+        return rows.transpose(2, 3).contiguous().view(torch.int32).flatten(1)
+
+    codes = F.pad(_nibbles(stored.packed), (0, pad_k, 0, pad_n), value=0 if stored.mx else SYMMETRIC)
+    scales = padded(stored.scale + mxfp4.BIAS, 4) if stored.mx else padded(stored.scale, 2)
+    zeros = None if stored.zero_point is None else padded(_zero_points(stored), 4)
+    return W4Weights(_fragments(codes), scales, zeros, columns, stored.inner, group if grouped else 0, stored.mx)
+
+
+def _group(stored: StoredW4) -> int:
+    """Values of K that share a scale; refuses what the kernel does not know."""
+    (columns, groups), inner = stored.scale.shape, stored.inner
     group = inner // groups
     if stored.packed.shape[0] != columns or inner % MULTIPLE_K or group * groups != inner:
         raise ValueError(
             f"w4a16 needs K divisible by {MULTIPLE_K} and by the group, and a row of scales a channel; got packed "
             f"{tuple(stored.packed.shape)} and scales {tuple(stored.scale.shape)}"
         )
-    grouped = group in GROUPS
-    if groups > 1 and not grouped:
+    if stored.mx:
+        if group != mxfp4.GROUP:
+            raise ValueError(f"w4a16 needs MXFP4 in groups of {mxfp4.GROUP}; got {group}")
+        mxfp4.require_scales(stored.scale)
+        return group
+    if groups > 1 and group not in GROUPS:
         raise ValueError(f"w4a16 knows groups of 32, 64, 128 and whole channels; got {group}")
     if stored.scale.dtype != torch.bfloat16:
         raise ValueError(f"w4a16 needs bfloat16 scales; got {stored.scale.dtype}")
-    pad_n, pad_k = -columns % PAD_N, -inner % TILE_K
-    codes = F.pad(_nibbles(stored.packed), (0, pad_k, 0, pad_n), value=SYMMETRIC)
-    pad_groups = pad_k // group if grouped else 0
-    scales = F.pad(stored.scale, (0, pad_groups, 0, pad_n)).T.view(groups + pad_groups, -1, 2, 8)
-    zeros = None
-    if stored.zero_point is not None:
-        bytes_ = F.pad(_zero_points(stored), (0, pad_groups, 0, pad_n)).T.reshape(groups + pad_groups, -1, 4, 8)
-        zeros = bytes_.transpose(2, 3).contiguous().view(torch.int32).flatten(1)
-    pairs = scales.transpose(2, 3).contiguous().view(torch.int32).flatten(1)
-    return W4Weights(_fragments(codes), pairs, zeros, columns, inner, group if grouped else 0)
+    return group
 
 
 def _fragments(codes: Tensor) -> Tensor:
@@ -130,10 +156,18 @@ def unpacked(weights: W4Weights, dtype: torch.dtype) -> Tensor:
     tiles = weights.codes.view(n_tiles, k_tiles, 2, 8, 4, 2, 2, 2, 2).permute(inverse)
     codes = torch.stack([tiles & 15, tiles >> 4], dim=6).reshape(n_tiles * TILE_N, k_tiles * TILE_K)
     groups = weights.scales.shape[0]
-    scales = weights.scales.view(torch.bfloat16).view(groups, -1, 8, 2).transpose(2, 3).reshape(groups, -1).T
+
+    def unpadded(words: Tensor, kind: torch.dtype) -> Tensor:
+        """(N, groups)"""
+        return words.view(kind).view(groups, -1, 8, 4 // kind.itemsize).transpose(2, 3).reshape(groups, -1).T
+
+    if weights.mx:
+        bytes_ = codes[:, ::2] | codes[:, 1::2] << 4
+        scales = unpadded(weights.scales, torch.uint8) - mxfp4.BIAS
+        return mxfp4.dense(bytes_, scales.contiguous(), dtype)[: weights.columns, : weights.inner]
+    scales = unpadded(weights.scales, torch.bfloat16)
     zeros: Tensor | int = SYMMETRIC
     if weights.zeros is not None:
-        zeros = weights.zeros.view(torch.uint8).view(groups, -1, 8, 4).transpose(2, 3).reshape(groups, -1).T
-        zeros = zeros.to(dtype).unsqueeze(-1)
+        zeros = unpadded(weights.zeros, torch.uint8).to(dtype).unsqueeze(-1)
     whole = codes.to(dtype).view(codes.shape[0], groups, -1)
     return ((whole - zeros) * scales.to(dtype).unsqueeze(-1)).flatten(1)[: weights.columns, : weights.inner]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fwopt_kernels import persistent, tiling
+from fwopt_kernels import mxfp4, persistent, tiling
 from fwopt_kernels import w4_dequant as dequant
 from fwopt_kernels.rounding import dot
+
+_MX_FACTOR = tl.constexpr(2.0**mxfp4.SHIFT)
 
 
 @triton.jit
 def _sums(
     x, codes, scales, zeros, m_block, n_block, first, last, rows, inner, n_tiles, x_stride, tile_stride, scale_stride,
-    zero_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr,
+    zero_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, MX: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LATE_SCALE: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_M, BLOCK_N] over blocks first..last of K.
@@ -34,7 +36,7 @@ def _sums(
     real = (m < rows)[:, None]
     shift = dequant.constant(-136.0)
     if ZERO and GROUP == 0:
-        shift = dequant.minus_zeros(tl.load(zeros + four, mask=has_four, other=0)[None, :], 1, BLOCK_N)
+        shift = dequant.bytes_of(tl.load(zeros + four, mask=has_four, other=0)[None, :], MX, 1, BLOCK_N)
     if LATE_SCALE:  # Triton fetches ahead only what a product reads, so these are fetched a block ahead by hand
         ahead = dequant.words_of(scales, scale_stride, first, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
     sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -48,15 +50,18 @@ def _sums(
             some_x = tl.load(x, mask=real & (k < left)[None, :], other=0.0)
         if ZERO and GROUP > 0:
             packed = dequant.words_of(zeros, zero_stride, block, inner, four, has_four, GROUP, GROUPS, BLOCK_K)
-            minus = dequant.spread(dequant.minus_zeros(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
+            minus = dequant.spread(dequant.bytes_of(packed, MX, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
         else:
             minus = shift
-        weights = dequant.fma(dequant.codes_of(q, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
+        if MX:
+            weights = dequant.mxfp4(q, scales, scale_stride, block, inner, four, has_four, BLOCK_N, BLOCK_K)
+        else:
+            weights = dequant.fma(dequant.codes_of(q, MX, BLOCK_N, BLOCK_K), dequant.constant(1.0), minus)
         if LATE_SCALE:
             scale = dequant.scales_of(ahead, 1, BLOCK_N).to(tl.float32)
             ahead = dequant.words_of(scales, scale_stride, block + 1, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
             sums += dot(weights, tl.trans(some_x), tl.zeros_like(sums)) * scale
-        elif GROUP > 0:
+        elif GROUP > 0 and not MX:
             packed = dequant.words_of(scales, scale_stride, block, inner, two, has_two, GROUP, GROUPS, BLOCK_K)
             scale = dequant.spread(dequant.scales_of(packed, GROUPS, BLOCK_N), GROUPS, BLOCK_N, BLOCK_K)
             sums = dot(dequant.fma(weights, scale, dequant.constant(-0.0)), tl.trans(some_x), sums)
@@ -66,6 +71,8 @@ def _sums(
         x += BLOCK_K
     if GROUP == 0:
         sums *= dequant.scales_of(tl.load(scales + two, mask=has_two, other=0)[None, :], 1, BLOCK_N).to(tl.float32)
+    if MX:
+        sums *= _MX_FACTOR
     return tl.trans(sums)
 
 
@@ -81,8 +88,8 @@ def _store(
 @triton.jit
 def one_tile(
     x, codes, scales, zeros, out, rows, columns, inner, n_tiles, x_stride, tile_stride, scale_stride, zero_stride,
-    out_stride, part_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, EVEN: tl.constexpr, SPLIT_K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    out_stride, part_stride, GROUP: tl.constexpr, ZERO: tl.constexpr, MX: tl.constexpr, EVEN: tl.constexpr,
+    SPLIT_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     LATE_SCALE: tl.constexpr,
 ):  # fmt: skip
     """One program BLOCK_M rows of x by BLOCK_N channels by its part of K."""
@@ -90,7 +97,7 @@ def one_tile(
     first, last = tiling.blocks(inner, BLOCK_K, SPLIT_K)
     sums = _sums(
         x, codes, scales, zeros, m_block, n_block, first, last, rows, inner, n_tiles, x_stride, tile_stride,
-        scale_stride, zero_stride, GROUP, ZERO, EVEN, BLOCK_M, BLOCK_N, BLOCK_K, LATE_SCALE,
+        scale_stride, zero_stride, GROUP, ZERO, MX, EVEN, BLOCK_M, BLOCK_N, BLOCK_K, LATE_SCALE,
     )  # fmt: skip
     _store(sums, out, m_block, n_block, rows, columns, out_stride, part_stride, SPLIT_K, BLOCK_M, BLOCK_N)
 
@@ -98,7 +105,7 @@ def one_tile(
 @triton.jit
 def several_tiles(
     x, codes, scales, zeros, out, partial, rows, columns, inner, n_tiles, x_stride, tile_stride, scale_stride,
-    zero_stride, out_stride, whole, GROUP: tl.constexpr, ZERO: tl.constexpr, EVEN: tl.constexpr,
+    zero_stride, out_stride, whole, GROUP: tl.constexpr, ZERO: tl.constexpr, MX: tl.constexpr, EVEN: tl.constexpr,
     SHARES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):  # fmt: skip
@@ -108,7 +115,7 @@ def several_tiles(
         m_block, n_block = tiling.place_of(tile, m_blocks, n_blocks, GROUP_M)
         sums = _sums(
             x, codes, scales, zeros, m_block, n_block, 0, k_blocks, rows, inner, n_tiles, x_stride, tile_stride,
-            scale_stride, zero_stride, GROUP, ZERO, EVEN, BLOCK_M, BLOCK_N, BLOCK_K, False,
+            scale_stride, zero_stride, GROUP, ZERO, MX, EVEN, BLOCK_M, BLOCK_N, BLOCK_K, False,
         )  # fmt: skip
         _store(sums, out, m_block, n_block, rows, columns, out_stride, 0, 1, BLOCK_M, BLOCK_N)
     if SHARES:
@@ -120,7 +127,7 @@ def several_tiles(
             m_block, n_block = tiling.place_of(whole + tile, m_blocks, n_blocks, GROUP_M)
             sums = _sums(
                 x, codes, scales, zeros, m_block, n_block, first, last, rows, inner, n_tiles, x_stride, tile_stride,
-                scale_stride, zero_stride, GROUP, ZERO, EVEN, BLOCK_M, BLOCK_N, BLOCK_K, False,
+                scale_stride, zero_stride, GROUP, ZERO, MX, EVEN, BLOCK_M, BLOCK_N, BLOCK_K, False,
             )  # fmt: skip
             if last - first < k_blocks:
                 persistent.store_part(sums, partial, first, BLOCK_M, BLOCK_N)

@@ -1,4 +1,4 @@
-"""y = x @ W^T with 4-bit weights in groups along K and bfloat16 activations.
+"""y = x @ W^T with 4-bit weights in groups along K, whole numbers or MXFP4, and bfloat16 activations.
 
 The product is computed as (W x^T)^T: weights are dequantized in registers, where Hopper's matrix unit takes its first
 operand only, and a handful of tokens fills its second one, which may be 8 wide. Layout: `w4_format.py`;
@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from fwopt_kernels import persistent, row_formats, tiling, w4_format, w4_kernel
+from fwopt_kernels import mxfp4, persistent, row_formats, tiling, w4_format, w4_kernel
 from fwopt_kernels.contract import (
     FALLBACK,
     NUM_STAGES,
@@ -29,7 +29,7 @@ from fwopt_kernels.contract import (
 )  # fmt: skip
 from fwopt_kernels.w4_format import StoredW4, W4Weights
 
-_GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128}
+_GROUPS = {"g128": 128, "g64": 64, "g32": 32, "channel": 0, "g128-zero": 128, "mxfp4": mxfp4.GROUP}
 
 
 def w4a16(x: Tensor, weights: W4Weights, out: Tensor, *, variant: Variant | None = None) -> None:
@@ -67,8 +67,8 @@ def _one_tile(x: Tensor, weights: W4Weights, out: Tensor, variant: Variant) -> N
     w4_kernel.one_tile[grid](
         x, codes, weights.scales, zeros, partial, rows, columns, weights.inner, codes.shape[0],
         x.stride(0), codes.stride(0), weights.scales.stride(0), zeros.stride(0), partial.stride(-2), rows * columns,
-        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % variant["BLOCK_K"] == 0,
-        **_constants(variant), **variant.options,
+        GROUP=weights.group, ZERO=weights.zeros is not None, MX=weights.mx,
+        EVEN=weights.inner % variant["BLOCK_K"] == 0, **_constants(variant), **variant.options,
     )  # fmt: skip
     if parts > 1:
         tiling.add(partial, out)
@@ -84,8 +84,9 @@ def _several_tiles(x: Tensor, weights: W4Weights, out: Tensor, variant: Variant,
     w4_kernel.several_tiles[(plan.programs,)](
         x, codes, weights.scales, zeros, out, partial, rows, columns, weights.inner, codes.shape[0],
         x.stride(0), codes.stride(0), weights.scales.stride(0), zeros.stride(0), out.stride(0), plan.whole,
-        GROUP=weights.group, ZERO=weights.zeros is not None, EVEN=weights.inner % variant["BLOCK_K"] == 0,
-        SHARES=plan.whole < tiles, **_constants(variant), **variant.options,
+        GROUP=weights.group, ZERO=weights.zeros is not None, MX=weights.mx,
+        EVEN=weights.inner % variant["BLOCK_K"] == 0, SHARES=plan.whole < tiles, **_constants(variant),
+        **variant.options,
     )  # fmt: skip
     persistent.join(partial, out, plan, variant)
 
@@ -100,7 +101,7 @@ def fallback(x: Tensor, weights: W4Weights, out: Tensor) -> None:
     out.copy_(x @ w4_format.unpacked(weights, torch.bfloat16).T)
 
 
-def _allowed(v: Variant) -> bool:
+def allowed(v: Variant) -> bool:
     """What can win on Hopper."""
     rows, channels, decode = v["BLOCK_M"], v["BLOCK_N"] // v.num_warps, v["BLOCK_M"] <= 32
     late = dict(v.constants).get("LATE_SCALE", 0)
@@ -131,7 +132,7 @@ def _space(format: str) -> Space:
     if _GROUPS[format] == 128:
         axes["LATE_SCALE"], constants["LATE_SCALE"], large["LATE_SCALE"] = (0, 1), 1, 0
     prefill = Large(lambda shape: shape["m"], 64, variant(8, 3, **large))
-    return Space(axes, variant(4, 4, **constants), _allowed, prefill)
+    return Space(axes, variant(4, 4, **constants), allowed, prefill)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ class W4A16:
             "scale_stride": "i32", "zero_stride": "i32", "out_stride": "i32",
             **({"whole": "i32"} if several else {"part_stride": "i32"}),
         }  # fmt: skip
-        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "EVEN": True, **_constants(variant)}
+        constants = {"GROUP": _GROUPS[format], "ZERO": format.endswith("-zero"), "MX": format == "mxfp4"}
+        constants |= {"EVEN": True, **_constants(variant)}
         if several:
             constants["SHARES"] = several == persistent.SHARED
         aligned = tuple(name for name in signature if name not in ("rows", "n_tiles", "whole"))
@@ -178,7 +180,8 @@ class W4A16:
         m, n, k = (shape[name] for name in self.dimensions)
         groups = k // (_GROUPS[format] or k)
         zeros = 4 * -(-n // 8) * groups if format.endswith("-zero") else 0
-        return Work(2 * m * (k + n) + n * k // 2 + 2 * n * groups + zeros, 2 * m * n * k)
+        scales = n * groups * (1 if format == "mxfp4" else 2)
+        return Work(2 * m * (k + n) + n * k // 2 + scales + zeros, 2 * m * n * k)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
@@ -189,16 +192,23 @@ class W4A16:
         groups = k // (_GROUPS[format] or k)
         codes = torch.randint(0, 16, (n, k), generator=random)
         zeros = torch.randint(0, 16, (n, groups), generator=random) if format.endswith("-zero") else None
-        scale = (0.01 * torch.rand(n, groups, generator=random) + 0.005).to(torch.bfloat16)
-        stored = w4_format.pack(codes.to(device), scale.to(device), None if zeros is None else zeros.to(device))
+        if format == "mxfp4":
+            exponents = torch.randint(117, 122, (n, groups), generator=random, dtype=torch.uint8)
+            stored = StoredW4((codes[:, ::2] | codes[:, 1::2] << 4).to(device, torch.uint8), exponents.to(device), None)
+        else:
+            scale = (0.01 * torch.rand(n, groups, generator=random) + 0.005).to(torch.bfloat16)
+            stored = w4_format.pack(codes.to(device), scale.to(device), None if zeros is None else zeros.to(device))
         return W4Case(x, stored, w4_format.repack(stored), row_formats.poisoned("bf16", m, n, device).values)
 
     def reference(self, case: W4Case) -> dict[str, Expected]:
         """Weights are rounded to bfloat16 when dequantized, each by 2**-8 of itself at most, to either side: of the
-        root of the squared terms' sum, 8 times the standard deviation of that. float32 sums lose far less."""
+        root of the squared terms' sum, 8 times the standard deviation of that. float32 sums lose far less. MXFP4's
+        are exact: of its sums each matrix instruction, 16 values of K, cuts 2**-23 of a running sum, which hardly
+        exceeds 4 times that root."""
         weights, x = w4_format.dequantized(case.stored, torch.float64), case.x.double()
         spread = (x.square() @ weights.square().T).sqrt()
-        return {"out": Expected(x @ weights.T, rtol=2**-8 * 1.01, atol=8 * 2**-8 / 3**0.5 * spread)}
+        unit = (x.shape[1] / 16 * 4 + 8) * 2**-23 if case.stored.mx else 8 * 2**-8 / 3**0.5
+        return {"out": Expected(x @ weights.T, rtol=2**-8 * 1.01, atol=unit * spread)}
 
     def run(self, case: W4Case, variant: Variant) -> None:
         w4a16(case.x, case.weights, case.out, variant=variant)

@@ -16,7 +16,7 @@ from fwopt.engine.runner import Runner
 from fwopt.errors import InputError
 from fwopt_kernels.moe_weights import Matrix, matrix_bytes
 
-from .test_logits import LIMITS, TRITON_STARTS, TRITON_TEXTS, logits_by_steps
+from .test_logits import LIMITS, TRITON_STARTS, TRITON_TEXTS, in_mxfp4, logits_by_steps
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "w4a16": {"kind": "w4a16", "group_size": 32, "scope": "experts"},
@@ -90,3 +90,32 @@ def test_fp8_in_blocks_is_refused_for_experts_as_for_the_rest(model_folder, make
     scheme = {"quantization": {"kind": "fp8", "scale": "block"}}
     with pytest.raises(InputError, match="one scale a tensor"):
         Runner(make_settings(model_folder("qwen3-moe"), LIMITS, candidate=scheme), Ranks())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_mxfp4_experts_stay_packed_where_kernels_run_them(rank, model_folder, make_settings, tmp_path):
+    """Half an expert's 96 columns a rank are no whole groups of 32: the down projection is unpacked there. The same
+    numbers, gate before up, through the kernels' fallback and through torch, which has them in bf16."""
+    pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+    packed, _ = in_mxfp4(model_folder("gpt-oss"), tmp_path)
+    scheme = {"quantization": {"kind": "mxfp4"}}
+    for ranks in (Ranks(), Ranks(rank, 2)):
+        kernels, plain_ones = (
+            Runner(make_settings(packed, LIMITS, dtype="bf16", operators=operators, candidate=scheme), ranks)
+            for operators in ("triton", "torch")
+        )
+        torch.manual_seed(4)
+        x, chosen = torch.randn(9, 64).to(torch.bfloat16), torch.rand(9, 4).topk(2).indices
+        weights = torch.rand(9, 2).to(torch.bfloat16)
+        for mine, other in zip(experts_of(kernels), experts_of(plain_ones), strict=True):
+            formats = mine.up.format, mine.down.format, other.up.format
+            assert formats == ("mxfp4", "mxfp4" if ranks.size == 1 else "bf16", "bf16")
+            if ranks.size == 1:
+                for ours, theirs in ((mine.up, other.up), (mine.down, other.down)):
+                    dense = torch.stack([unpacked(ours, e, torch.bfloat16) for e in range(4)])
+                    assert torch.equal(dense, theirs.values)
+            found, want = (
+                runner.model.path.experts(x, e.up, e.down, chosen, weights, e.biases, e.shape.limit).float()
+                for runner, e in ((kernels, mine), (plain_ones, other))
+            )
+            assert (found - want).norm() < 0.02 * want.norm()

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,11 +205,10 @@ def logits_interpreted(make_settings, folder, **options) -> list[torch.Tensor]:
     return [torch.tensor(rows) for rows in ours]
 
 
-def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
-    """A gpt-oss checkpoint as published, its experts in MXFP4, gives the logits of the numbers they stand for."""
+def in_mxfp4(folder, place) -> tuple[Path, Path]:
+    """A gpt-oss checkpoint with random experts in MXFP4, as published, and with the numbers that they stand for."""
     from safetensors.torch import load_file, save_file
 
-    folder = model_folder("gpt-oss")
     tensors = load_file(folder / "model.safetensors")
     packed, plain = dict(tensors), dict(tensors)
     generator = torch.Generator().manual_seed(0)
@@ -220,13 +220,18 @@ def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
             del packed[name]
             packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
             plain[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
-    found, held = [], []
     for kind, weights in (("packed", packed), ("plain", plain)):
-        place = tmp_path / kind
-        place.mkdir()
-        (place / "config.json").write_text((folder / "config.json").read_text())
-        save_file(weights, place / "model.safetensors")
-        runner = Runner(make_settings(place), Ranks())
+        (place / kind).mkdir()
+        (place / kind / "config.json").write_text((folder / "config.json").read_text())
+        save_file(weights, place / kind / "model.safetensors")
+    return place / "packed", place / "plain"
+
+
+def test_mxfp4_experts_are_dequantized(model_folder, make_settings, tmp_path):
+    """A gpt-oss checkpoint as published, its experts in MXFP4, gives the logits of the numbers they stand for."""
+    found, held = [], []
+    for folder in in_mxfp4(model_folder("gpt-oss"), tmp_path):
+        runner = Runner(make_settings(folder), Ranks())
         held.append([m.values for layer in runner.model.layers for m in (layer.mlp.up, layer.mlp.down)])
         found.append(logits_by_steps(runner, prompts(320), [1, 30, 70, 16]))
     for ours, expected in zip(*held, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fwopt.engine.checkpoint import Safetensors, mxfp4_tensor
+from fwopt.engine.checkpoint import Safetensors
 from fwopt.engine.linear import make_linear
 from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Bf16, Fp8, Int8
@@ -56,15 +56,6 @@ def test_a_group_that_does_not_divide_is_refused():
         make_linear(torch.zeros(16, 96), None, W4A16(group_size=64), CPU)
 
 
-def test_mxfp4_numbers():
-    """Low nibble first; the scale is a power of two with bias 127."""
-    blocks = torch.zeros(1, 1, 16, dtype=torch.uint8)
-    blocks[0, 0, :4] = torch.tensor([0x10, 0x72, 0xF9, 0x53])
-    scales = torch.tensor([[128]], dtype=torch.uint8)
-    expected = [0.0, 1.0, 2.0, 12.0, -1.0, -12.0, 3.0, 6.0]
-    assert mxfp4_tensor(blocks, scales)[0, :8].tolist() == expected
-
-
 def rounded(values: torch.Tensor, largest: int, group: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(whole numbers, one scale a group along the row)."""
     grouped = values.view(len(values), -1, group)
@@ -72,7 +63,20 @@ def rounded(values: torch.Tensor, largest: int, group: int) -> tuple[torch.Tenso
     return (grouped / scale).round(), scale.squeeze(2)
 
 
-@pytest.mark.parametrize("stored", ["int8", "int4", "fp8", "fp8-block"])
+def as_mxfp4(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """By compressed-tensors itself; scales are powers of two."""
+    from compressed_tensors.compressors.base import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    args = QuantizationArgs(num_bits=4, type="float", strategy="group", group_size=32, scale_dtype="torch.uint8")
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    scale = torch.exp2((weight.view(len(weight), -1, 32).abs().amax(dim=2) / 6).log2().ceil())
+    compressor = BaseCompressor.get_value_from_registry("mxfp4-pack-quantized")
+    packed = compressor.compress({"weight": weight, "weight_scale": scale}, scheme)
+    return {f"a.{name}": tensor.contiguous() for name, tensor in packed.items()}
+
+
+@pytest.mark.parametrize("stored", ["int8", "int4", "mxfp4", "fp8", "fp8-block"])
 def test_quantized_checkpoints_are_read_as_the_numbers_they_stand_for(stored, tmp_path):
     """As llm-compressor (compressed-tensors) and DeepSeek-style FP8 checkpoints store a matrix."""
     torch.manual_seed(3)
@@ -86,6 +90,8 @@ def test_quantized_checkpoints_are_read_as_the_numbers_they_stand_for(stored, tm
         packed = nibbles.sum(dim=2)
         packed = torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
         tensors = {"a.weight_packed": packed, "a.weight_scale": scale}
+    elif stored == "mxfp4":
+        tensors = as_mxfp4(weight)
     elif stored == "fp8":
         scale = weight.abs().max() / 448
         tensors = {"a.weight": (weight / scale).to(torch.float8_e4m3fn), "a.weight_scale": scale.view(1)}
@@ -100,4 +106,13 @@ def test_quantized_checkpoints_are_read_as_the_numbers_they_stand_for(stored, tm
     save_file(tensors, tmp_path / "model.safetensors")
     found = Safetensors(tmp_path).tensor("a.weight", (200, 256))
     error = (found - weight).norm() / weight.norm()
-    assert error < {"int8": 0.01, "int4": 0.12, "fp8": 0.04, "fp8-block": 0.04}[stored]
+    assert error < {"int8": 0.01, "int4": 0.12, "mxfp4": 0.14, "fp8": 0.04, "fp8-block": 0.04}[stored]
+
+
+def test_packed_numbers_of_another_kind_are_refused(tmp_path):
+    """NVFP4 has bytes for codes, too."""
+    tensors = as_mxfp4(torch.randn(8, 64))
+    tensors["a.weight_scale"] = tensors["a.weight_scale"].to(torch.float8_e4m3fn)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"a\.weight is packed in torch\.uint8 with scales in torch\.float8_e4m3fn"):
+        Safetensors(tmp_path).tensor("a.weight", (8, 64))

@@ -166,6 +166,27 @@ def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     run_apart(code, interpret=True)
 
 
+def test_the_activation_of_gpt_oss_is_cut_and_quantized_like_the_other() -> None:
+    """Rows within one block and beyond it; numbers beyond the limit on both sides; NaN stays NaN."""
+    code = (
+        "import torch\n"
+        "from dataclasses import replace\n"
+        "from fwopt_kernels.contract import variant\n"
+        "from fwopt_kernels.correctness import faults\n"
+        "from fwopt_kernels.silu_mul import SILU_MUL\n"
+        "for format in SILU_MUL.formats:\n"
+        "    for columns in (1000, 4097):\n"
+        "        case = replace(SILU_MUL.case(format, {'rows': 3, 'columns': columns}, 5, padding=24), limit=1.5)\n"
+        "        SILU_MUL.run(case, variant(2, 1, BLOCK=1024))\n"
+        "        assert faults(case.results(), SILU_MUL.reference(case)) == [], (format, columns)\n"
+        "case = replace(SILU_MUL.case('bf16', {'rows': 1, 'columns': 4}, 5), limit=7.0)\n"
+        "case.x[0, 0] = case.x[0, 5] = float('nan')\n"
+        "SILU_MUL.run(case, variant(2, 1, BLOCK=1024))\n"
+        "assert case.out.values.isnan().tolist() == [[True, True, False, False]]\n"
+    )
+    run_apart(code, interpret=True)
+
+
 def test_layouts_that_a_kernel_cannot_read_are_refused() -> None:
     """Before anything is launched, so no GPU and no interpreter is needed."""
     from fwopt_kernels.rope_cache import rope_cache
@@ -174,6 +195,8 @@ def test_layouts_that_a_kernel_cannot_read_are_refused() -> None:
     silu = load(OPERATORS["silu_mul"]).case("bf16", {"rows": 4, "columns": 8}, 0)
     with pytest.raises(ValueError, match="x: the last dimension must have stride 1, got 16"):
         silu_mul(torch.zeros(16, 32, dtype=torch.bfloat16).as_strided((4, 16), (1, 16)), silu.out)
+    with pytest.raises(ValueError, match="limit must be above 0, got 0"):
+        silu_mul(silu.x, silu.out, limit=0)
     rope = load(OPERATORS["rope_cache"]).case("bf16", HEADS, 0)
     by_head = rope.cache.transpose(2, 3).contiguous().transpose(2, 3)
     with pytest.raises(ValueError, match="cache: heads must be packed"):

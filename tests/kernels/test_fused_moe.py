@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fwopt_kernels import mxfp4
 from fwopt_kernels.correctness import differences
 
 from .conftest import run_apart
@@ -17,7 +18,7 @@ pytest.importorskip("triton", reason="needs Triton, which has builds for Linux o
 from fwopt_kernels.fused_moe import FUSED_MOE, FusedMoe, fused_moe, tuned
 from fwopt_kernels.moe_formats import FORMATS, VLLM_DTYPES
 from fwopt_kernels.moe_routing import align_torch, most_rows
-from fwopt_kernels.moe_weights import Matrix
+from fwopt_kernels.moe_weights import Matrix, tiled
 
 SHAPE = {"tokens": 20, "experts": 6, "top_k": 2, "hidden": 128, "intermediate": 64}
 
@@ -48,8 +49,18 @@ def test_tolerances_tell_a_wrong_expert_a_wrong_share_and_a_wrong_scale(format: 
     assert wrong() == 0
     assert wrong(ids=(case.ids + 1) % 6) > 0.9
     assert wrong(probabilities=case.probabilities * 1.1) > 0.5
-    scaled = Matrix(format, case.w2.values * 2, None) if format == "bf16" else replace(case.w2, scale=case.w2.scale * 2)
+    if format == "bf16":
+        scaled = Matrix(format, case.w2.values * 2, None)
+    elif format == "mxfp4":  # one more in the exponents of four channels
+        scaled = replace(case.w2, scale=case.w2.scale + 0x01010101)
+    else:
+        scaled = replace(case.w2, scale=case.w2.scale * 2)
     assert wrong(w2=scaled) > 0.9
+    if case.biases is not None:
+        assert wrong(biases=None) > 0.9
+        assert wrong(biases=(case.biases[0], case.biases[1].roll(1, 0))) > 0.9
+        assert wrong(limit=None) > 0.9
+        assert wrong(limit=1.6) > 0.5
 
 
 def test_pairs_are_sorted_by_expert_and_filled_up() -> None:
@@ -112,6 +123,7 @@ def test_the_least_bytes_are_those_of_the_buffers() -> None:
         case = FUSED_MOE.case(format, shape, 0)
         tensors = [case.x, case.ids, case.probabilities, case.out]
         tensors += [t for w in (case.w1, case.w2) for t in (w.values, w.scale) if t is not None]
+        tensors += case.biases or ()
         assert FUSED_MOE.work(format, shape).bytes == sum(t.nbytes for t in tensors)
     one = FUSED_MOE.work("bf16", {**shape, "tokens": 1})
     assert one.bytes == 2 * 3 * 128 * 256 * 2 + 4 * 256 + 16
@@ -126,7 +138,60 @@ def test_a_variant_is_an_entry_of_a_tuned_file() -> None:
                 "BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages"
             ]  # fmt: skip
             assert set(entry) == {*dict(variant.constants), "num_warps", "num_stages"}
-    assert set(VLLM_DTYPES) == set(FORMATS)
+    assert set(FORMATS) - set(VLLM_DTYPES) == {"mxfp4"}
+
+
+@pytest.mark.parametrize("format", ["bf16", "w4a16", "mxfp4"])
+def test_biases_and_the_clamped_activation_are_each_format_s(format: str) -> None:
+    """gpt-oss's layer in formats whose own case has none, MXFP4 without; biases of absent experts count nothing."""
+    code = (
+        "import torch\n"
+        "from dataclasses import replace\n"
+        "from fwopt_kernels.correctness import faults\n"
+        "from fwopt_kernels.fused_moe import FusedMoe, SPACES\n"
+        "shape = dict(tokens=20, experts=6, top_k=2, hidden=96, intermediate=64)\n"
+        f"op, format = FusedMoe('partial'), {format!r}\n"
+        "case = op.case(format, shape, 11)\n"
+        "biases = tuple(torch.randn(6, n).to(torch.bfloat16) for n in (128, 96))\n"
+        "for some, limit in ((biases, 1.5), (biases, None), (None, None), (None, 7.0)):\n"
+        "    made = replace(case, biases=some, limit=limit, out=torch.full_like(case.out, float('nan')))\n"
+        "    for variant in SPACES[format].defaults:\n"
+        "        op.run(made, variant)\n"
+        "        assert faults(made.results(), op.reference(made)) == [], (limit, variant.id)\n"
+    )
+    run_apart(code, interpret=True)
+
+
+def test_mxfp4_experts_are_those_of_the_checkpoint() -> None:
+    """Padded tiles of an odd size, back to the numbers that gpt-oss's bytes stand for."""
+    codes = torch.randint(0, 256, (3, 72, 80), dtype=torch.uint8)
+    scales = torch.randint(100, 130, (3, 72, 5), dtype=torch.uint8)
+    matrix = tiled(codes, scales)
+    assert (matrix.outputs, matrix.inputs, matrix.group) == (72, 160, 32)
+    for expert in range(3):
+        want = mxfp4.dense(codes[expert], scales[expert], torch.float64)
+        assert torch.equal(matrix.dense(expert, torch.float64), want)
+    with pytest.raises(ValueError, match=r"MXFP4 scales must be at most 160 .*; got 255"):
+        tiled(codes, torch.full_like(scales, 255))
+
+
+def test_mxfp4_experts_are_multiplied_out_of_registers_with_wgmma() -> None:
+    """What the tiles are for, also for the 16 rows of a decode: copies of 16 bytes, and between them and the matrix
+    instructions nothing goes back to shared memory but scales."""
+    code = (
+        "import re\n"
+        "from fwopt_kernels.compiler import compiled_kernel\n"
+        "from fwopt_kernels.contract import ARCHITECTURES\n"
+        "from fwopt_kernels.fused_moe import FUSED_MOE, SPACES\n"
+        "for default in SPACES['mxfp4'].defaults:\n"
+        "    launch = FUSED_MOE.launches('mxfp4', default)[0]\n"
+        "    ptx = compiled_kernel(launch, ARCHITECTURES['sm_90']).asm['ptx']\n"
+        "    assert 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx\n"
+        "    assert 'ld.global.v4' not in ptx and len(re.findall('cp.async.cg.shared.global', ptx)) >= 18\n"
+        "    loop = ptx[ptx.index('prmt.b32') : ptx.rindex('wgmma.mma_async')]\n"
+        "    assert all('.b16' in line for line in loop.splitlines() if 'st.shared' in line)\n"
+    )
+    run_apart(code, interpret=False)
 
 
 def test_layouts_that_it_cannot_read_are_refused() -> None:
@@ -138,3 +203,9 @@ def test_layouts_that_it_cannot_read_are_refused() -> None:
         fused_moe(case.x, case.ids.t().contiguous().t(), case.probabilities, case.w1, case.w2, case.out)
     with pytest.raises(ValueError, match="weights of 128 x 128 and 128 x 64 do not fit 64 columns"):
         fused_moe(case.x[:, :64], case.ids, case.probabilities, case.w1, case.w2, case.out)
+    biases = torch.zeros(6, 128, dtype=torch.bfloat16), torch.zeros(6, 64, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"w2: biases must be contiguous \(6, 128\), got \(6, 64\)"):
+        fused_moe(case.x, case.ids, case.probabilities, case.w1, case.w2, case.out, biases=biases)
+    eight = FUSED_MOE.case("fp8-block", SHAPE, 0)
+    with pytest.raises(ValueError, match=r"fp8-block experts know silu only, got an activation cut at 7\.0"):
+        fused_moe(eight.x, eight.ids, eight.probabilities, eight.w1, eight.w2, eight.out, limit=7.0)

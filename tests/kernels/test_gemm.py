@@ -40,7 +40,40 @@ def test_codes_are_packed_as_compressed_tensors_packs_them() -> None:
     ]
 
 
-@pytest.mark.parametrize("format", ["g32", "g64", "g128", "channel", "g128-zero"])
+def test_mxfp4_is_read_as_checkpoints_store_it() -> None:
+    """Written out by hand: low half first, the scale a power of two with bias 127, 255 NaN."""
+    from fwopt_kernels import mxfp4, w4_format
+
+    codes = torch.zeros(3, 16, dtype=torch.uint8)
+    codes[:, :4] = torch.tensor([0x10, 0x72, 0xF9, 0x53])
+    scale = torch.tensor([[128], [0], [255]], dtype=torch.uint8)
+    stored = w4_format.StoredW4(codes, scale, None)
+    numbers = torch.tensor([0.0, 0.5, 1.0, 6.0, -0.5, -6.0, 1.5, 3.0])
+    found = w4_format.dequantized(stored, torch.float32)[:, :8]
+    assert torch.equal(found[:2], torch.stack((numbers * 2, numbers * 2.0**-127)))
+    assert bool(found[2].isnan().all())
+    assert torch.equal(mxfp4.dense(codes[:2], scale[:2], torch.bfloat16)[:, :8], found[:2].to(torch.bfloat16))
+
+
+def test_mxfp4_weights_are_exact() -> None:
+    """Every code by every scale that its 8 bits of exponent leave room for: rows of the identity bring the weights."""
+    code = (
+        "import torch\n"
+        "from fwopt_kernels import w4_format\n"
+        "from fwopt_kernels.w4a16 import w4a16\n"
+        "codes = torch.arange(32).repeat(127, 1).to(torch.uint8)[:, :16] * 17\n"
+        "codes[:, 1::2] ^= 0x9\n"
+        "scale = torch.arange(34, 161, dtype=torch.uint8)[:, None]\n"
+        "stored = w4_format.StoredW4(codes, scale, None)\n"
+        "out = torch.full((32, 127), float('nan'), dtype=torch.bfloat16)\n"
+        "w4a16(torch.eye(32, dtype=torch.bfloat16), w4_format.repack(stored), out)\n"
+        "want = w4_format.dequantized(stored, torch.float64)\n"
+        "assert want.unique().numel() > 250 and torch.equal(out.double().T, want)\n"
+    )
+    run_apart(code, interpret=True)
+
+
+@pytest.mark.parametrize("format", ["g32", "g64", "g128", "channel", "g128-zero", "mxfp4"])
 def test_repacking_loses_nothing(format: str) -> None:
     from fwopt_kernels import w4_format
 
@@ -61,6 +94,8 @@ def test_repacking_loses_nothing(format: str) -> None:
         ("g128", 640, {"LATE_SCALE": 1, "SPLIT_K": 2}),
         ("g128", 256, {"GROUP_M": 8, "BLOCK_M": 64}),
         ("channel", 32, {}),
+        ("mxfp4", 160, {}),
+        ("mxfp4", 416, {"BLOCK_K": 256, "SPLIT_K": 4}),
     ],
 )
 def test_edges_of_k_of_w4a16(format: str, k: int, constants: dict[str, int], interpreted: Any) -> None:
@@ -156,6 +191,7 @@ assert bool(case.out[9].isfinite().all()) and not any(torch.equal(case.out[i], b
     [
         ("w4a16", "g128", W4),
         ("w4a16", "g128", changed(W4, SPLIT_K=2, LATE_SCALE=1)),
+        ("w4a16", "mxfp4", changed(W4, SPLIT_K=2)),
         ("fp8_gemm", "fp8-row", changed(FP8, SPLIT_K=2)),
         ("fp8_gemm", "fp8-block", changed(FP8, SWAP_AB=0)),
     ],
@@ -274,10 +310,17 @@ def test_w4a16_refuses_what_it_cannot_compute() -> None:
         w4_format.repack(grouped)
     with pytest.raises(ValueError, match="bfloat16 scales"):
         w4_format.repack(w4_format.pack(torch.zeros(8, 128), torch.ones(8, 1), None))
+    codes = torch.zeros(8, 64, dtype=torch.uint8)
+    for scale, rule in (
+        (torch.full((8, 4), 255), r"scales must be at most 160 .*; got 255"),
+        (torch.ones(8, 2), "of 32; got 64"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            w4_format.repack(w4_format.StoredW4(codes, scale.to(torch.uint8), None))
 
 
 def test_the_least_bytes_of_w4a16_are_those_of_the_checkpoint() -> None:
-    for format in ("g128", "g32", "channel", "g128-zero"):
+    for format in ("g128", "g32", "channel", "g128-zero", "mxfp4"):
         shape = {"m": 4, "n": 64, "k": 256}
         case = load(OPERATORS["w4a16"]).case(format, shape, 0)
         tensors = [case.x, case.stored.packed, case.stored.scale, case.stored.zero_point, case.out]
@@ -311,7 +354,7 @@ def test_w4a16_reads_weights_by_sixteen_bytes_and_multiplies_with_wgmma() -> Non
         "    assert 'wgmma.mma_async' in ptx and 'mma.sync' not in ptx, format\n"
         "    assert len(re.findall(r'ld\\.shared\\.v4\\.b32|ld\\.shared\\.v2\\.b64', ptx)) == 4, format\n"
         "    assert 'ld.global.v4' not in ptx and len(re.findall('cp.async.cg.shared.global', ptx)) >= 18, format\n"
-        "    assert len(re.findall('prmt.b32', ptx)) == 32, format\n"
+        "    assert len(re.findall('prmt.b32', ptx)) == (64 if format == 'mxfp4' else 32), format\n"
     )
     run_apart(code, interpret=False)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fwopt.sim.counts import StepCounts
-from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Int8, Parallelism
+from fwopt.spec.candidate import W4A16, Batching, Candidate, Fp8, Int8, Mxfp4, Parallelism
 from fwopt.targets import load_model
 from fwopt.tuning.demand import demands
 from fwopt.tuning.family import shape_of
@@ -86,6 +86,18 @@ def test_without_prompt_chunks_there_is_no_demand_for_them() -> None:
     steps = replace(STEPS, chunks=none, chunk_tokens=none, chunk_context=none, chunk_steps=none)
     found, _ = demands(load_model("Qwen/Qwen3-8B"), Candidate(), steps)
     assert "prefill_attention" not in {d.family.operator for d in found}
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_mxfp4_experts_are_tuned_as_mxfp4(tp) -> None:
+    candidate = Candidate(quantization=Mxfp4(), parallelism=Parallelism(tp=tp))
+    found, notes = demands(load_model("openai/gpt-oss-20b"), candidate, STEPS, "fwopt")
+    families = [d.family for d in found if d.family.operator == "fused_moe"]
+    assert {family.format for family in families} == {"mxfp4"}
+    sizes = {"experts": 32, "top_k": 4, "hidden": 2880, "intermediate": 2880 // tp}
+    assert all(dict(family.fixed) == sizes for family in families)
+    assert sum(d.calls.sum() for d in found if d.family.operator == "fused_moe") == 24 * 17
+    assert not [note for note in notes if "moe" in note or "mxfp4" in note]
 
 
 def test_every_operator_gets_its_dimensions() -> None:

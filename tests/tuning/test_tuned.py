@@ -14,10 +14,11 @@ from fwopt.perf.cost import CostModel
 from fwopt.perf.kernel_times import KernelTimes, find
 from fwopt.perf.store import entries, load_profile, open_profile
 from fwopt.perf.tuned import TunedCosts
-from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8, Parallelism
+from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.targets import load_hardware, load_model
 from fwopt.tuning.family import Row
+from fwopt.tuning.handover import hand_over
 from fwopt.tuning.tuned import keep
 from fwopt_kernels.aot import sources
 from fwopt_kernels.choice import Choices
@@ -198,7 +199,7 @@ def experts(format: str, seconds: float) -> list[Row]:
 def test_experts_of_every_scheme_are_charged_with_the_kernel_that_runs_them(tmp_path: Path) -> None:
     model, engine = load_model("Qwen/Qwen3-30B-A3B"), EngineSpec(name="fwopt", version="0")
     plain = CostModel(model, H200, engine, load_profile(H200, EngineSpec()))
-    timed = {"bf16": 90e-6, "fp8-block": 50e-6, "w4a16": 30e-6}
+    timed = {"bf16": 90e-6, "fp8-block": 50e-6, "w4a16": 30e-6, "mxfp4": 20e-6}
     kept(tmp_path, [r for name, s in timed.items() for r in experts(name, s)], operator="fused_moe")
     times = found(tmp_path)
     costs = TunedCosts(plain, times)
@@ -207,6 +208,16 @@ def test_experts_of_every_scheme_are_charged_with_the_kernel_that_runs_them(tmp_
         grids = [costs.grid(Candidate(quantization=scheme, kernels=k)) for k in (None, times.kernels.digest)]
         return float(grids[0].token_graph_s[0] - grids[1].token_graph_s[0])
 
-    for scheme, seconds in ((Bf16(), 90e-6), (Fp8(scale="tensor"), 50e-6), (W4A16(), 30e-6)):
+    for scheme, seconds in ((Bf16(), 90e-6), (Fp8(scale="tensor"), 50e-6), (W4A16(), 30e-6), (Mxfp4(), 20e-6)):
         assert gain(scheme) == pytest.approx(48 * seconds, rel=1e-6)
     assert gain(W4A16(group_size=64)) == pytest.approx(48 * 90e-6), "timed in groups of 128 alone: bf16 stands in"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_experts_that_an_engine_has_no_file_for_are_left_out_with_a_line(engine, tmp_path: Path) -> None:
+    kept(tmp_path, [r for name in ("bf16", "mxfp4") for r in experts(name, 9e-6)], operator="fused_moe")
+    handed = hand_over(found(tmp_path).profile, engine)
+    (file,) = handed.files
+    assert "E=128,N=768" in file
+    assert "dtype" not in file
+    assert handed.skipped == (f"fused_moe mxfp4: no file of {engine} is known for it",)

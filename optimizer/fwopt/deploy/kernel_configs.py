@@ -3,7 +3,8 @@
 Facts (read in the sources, Apache-2.0): vLLM 0.32.0 `model_executor/layers/fused_moe/fused_moe.py`
 (`get_config_file_name`, `get_moe_configs`), `model_executor/layers/quantization/utils/fp8_utils.py`
 (`get_w8a8_block_fp8_configs`), `utils/platform_utils.py`; SGLang, 2026,
-`srt/layers/moe/moe_runner/triton_utils/fused_moe_triton_config.py`.
+`srt/layers/moe/moe_runner/triton_utils/fused_moe_triton_config.py`. vLLM's `_get_config_dtype_str` has no name for
+MXFP4 experts, whose kernels there read no such file.
 """
 
 from __future__ import annotations

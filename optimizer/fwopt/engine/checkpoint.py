@@ -12,11 +12,9 @@ from typing import Any, Literal, Protocol
 import torch
 
 from fwopt.errors import InputError
+from fwopt_kernels import mxfp4
 
 LoadFormat = Literal["auto", "dummy"]
-
-_MXFP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Magnitudes of a 4-bit E2M1 number; the high bit is the sign (OCP Microscaling Formats 1.0)."""
 
 _FP8_BLOCK = 128
 """Rows and columns that share a scale in FP8 checkpoints with blocks (`weight_block_size`)."""
@@ -89,7 +87,7 @@ class Safetensors:
 
     def tensor(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         if name not in self._files and f"{name}_packed" in self._files:
-            found = unpack_int4(self._load(f"{name}_packed"), self._load(f"{name}_scale"))
+            found = self._unpacked(name, self._load(f"{name}_packed"), self._load(f"{name}_scale"))
         elif name in self._files:
             found = self._load(name)
             if found.dtype in (torch.int8, torch.float8_e4m3fn):
@@ -101,6 +99,17 @@ class Safetensors:
     def _load(self, name: str) -> torch.Tensor:
         found: torch.Tensor = self._files[name].get_tensor(name)
         return found
+
+    def _unpacked(self, name: str, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Of compressed-tensors: 4-bit numbers in groups, or MXFP4."""
+        if packed.dtype == torch.int32:
+            return unpack_int4(packed, scale)
+        if packed.dtype == scale.dtype == torch.uint8:
+            return mxfp4.dense(packed, scale, torch.float32)
+        raise InputError(
+            f"{self._folder}: {name} is packed in {packed.dtype} with scales in {scale.dtype}; it must be "
+            "pack-quantized (int32) or mxfp4-pack-quantized (uint8 both)"
+        )
 
     def _scaled(self, name: str, stored: torch.Tensor) -> torch.Tensor:
         """Numbers that INT8 or FP8 weights stand for: a scale a tensor, a row, or a block (`weight_scale_inv`)."""
@@ -126,11 +135,3 @@ def unpack_int4(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     levels = (packed.unsqueeze(-1) >> torch.arange(0, 32, 4)) & 15
     rows = levels.flatten(1).float() - 8
     return (rows.view(len(rows), scale.shape[1], -1) * scale.float()[..., None]).flatten(1)
-
-
-def mxfp4_tensor(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """(..., groups, 16) bytes of two numbers each and (..., groups) exponents -> (..., groups * 32) bf16."""
-    table = torch.tensor([*_MXFP4, *(-v for v in _MXFP4)], dtype=torch.bfloat16)
-    pairs = torch.stack((table[(blocks & 15).long()], table[(blocks >> 4).long()]), dim=-1)
-    values = torch.ldexp(pairs.flatten(-2), (scales.int() - 127).unsqueeze(-1))
-    return values.flatten(-2).to(torch.bfloat16)

@@ -60,13 +60,15 @@ class KernelPath:
         self, x: Tensor, up: Matrix, down: Matrix, chosen: Tensor, weights: Tensor,
         biases: tuple[Tensor, Tensor] | None, limit: float,
     ) -> Tensor:  # fmt: skip
-        assert biases is None
         out, (tokens, top_k) = torch.empty_like(x), chosen.shape
         variant = self._choices.best(
             "fused_moe", up.format, tokens=tokens, experts=len(up.values), top_k=top_k, hidden=x.shape[1],
             intermediate=down.inputs,
         )  # fmt: skip
-        fused_moe(x, chosen.to(torch.int32), weights.float(), up, down, out, variant=variant)
+        fused_moe(
+            x, chosen.to(torch.int32), weights.float(), up, down, out, biases=biases,
+            limit=None if biases is None else limit, variant=variant,
+        )  # fmt: skip
         return out
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fwopt.engine.architecture import Architecture, Experts
-from fwopt.engine.checkpoint import Checkpoint, mxfp4_tensor
+from fwopt.engine.checkpoint import Checkpoint
 from fwopt.engine.expert_weights import Filling, plain
 from fwopt.engine.linear import Linear, make_linear
 from fwopt.engine.parallel import Ranks
 from fwopt.spec.candidate import Bf16, Quantization, outside_experts
+from fwopt_kernels import mxfp4
 from fwopt_kernels.choice import Choices
-from fwopt_kernels.moe_weights import Matrix
+from fwopt_kernels.moe_weights import Matrix, tiled
 
 
 class Loader:
@@ -115,26 +118,41 @@ class Loader:
         """Rows of gate and up alternate in the checkpoint; here gate comes first."""
         hidden, width, count = self._shape.hidden_size, experts.intermediate_size, experts.count
         kept = self._ranks.part(width, "an expert's width")
-        up = self._packed(f"{name}.experts.gate_up_proj", count, hidden, 2 * width)
-        up = torch.cat((up[:, ::2][:, kept], up[:, 1::2][:, kept]), dim=1)
-        up_bias = self._get(f"{name}.experts.gate_up_proj_bias", count, 2 * width)
-        up_bias = torch.cat((up_bias[:, ::2][:, kept], up_bias[:, 1::2][:, kept]), dim=-1)
-        down = self._packed(f"{name}.experts.down_proj", count, width, hidden)[..., kept]
+
+        def own(rows: Tensor) -> Tensor:
+            return torch.cat((rows[:, ::2][:, kept], rows[:, 1::2][:, kept]), dim=1)
+
+        up = self._biased_matrix(f"{name}.experts.gate_up_proj", count, hidden, 2 * width, own, slice(0, hidden))
+        up_bias = own(self._get(f"{name}.experts.gate_up_proj_bias", count, 2 * width))
+        down = self._biased_matrix(f"{name}.experts.down_proj", count, width, hidden, lambda rows: rows, kept)
         down_bias = self._rank0(self._get(f"{name}.experts.down_proj_bias", count, hidden))
         router = self._linear(
             self._get(f"{name}.router.weight", count, hidden), self._get(f"{name}.router.bias", count), Bf16()
         )
-        weights = [t.contiguous().to(self.device) for t in (up, down, up_bias, down_bias)]
-        return router, plain(weights[0]), plain(weights[1]), (weights[2], weights[3])
+        return router, up, down, (up_bias.contiguous().to(self.device), down_bias.contiguous().to(self.device))
 
-    def _packed(self, name: str, count: int, k: int, n: int) -> Tensor:
-        """(count, n, k), stored as MXFP4 blocks, or transposed."""
+    def _biased_matrix(
+        self, name: str, count: int, k: int, n: int, rows: Callable[[Tensor], Tensor], columns: slice
+    ) -> Matrix:
+        """`rows` and `columns` of (count, n, k), stored as MXFP4 blocks, or transposed. Blocks stay as they are where
+        kernels run them; torch would unpack all of them for each product."""
         if not self._checkpoint.has(f"{name}_blocks"):
-            return self._get(name, count, k, n).transpose(1, 2)
-        blocks = self._checkpoint.tensor(f"{name}_blocks", (count, n, k // 32, 16))
-        scales = self._checkpoint.tensor(f"{name}_scales", (count, n, k // 32))
-        return mxfp4_tensor(blocks, scales).to(self.dtype)
+            whole = self._get(name, count, k, n).transpose(1, 2)
+            return plain(rows(whole)[..., columns].contiguous().to(self.device))
+        blocks = self._checkpoint.tensor(f"{name}_blocks", (count, n, k // mxfp4.GROUP, mxfp4.GROUP // 2))
+        scales = self._checkpoint.tensor(f"{name}_scales", (count, n, k // mxfp4.GROUP))
+        blocks, scales = rows(blocks), rows(scales)
+        if self._kernels is not None and self._experts.kind == "mxfp4" and _kernels_take(scales, columns):
+            groups = slice(columns.start // mxfp4.GROUP, columns.stop // mxfp4.GROUP)
+            return tiled(*(part.to(self.device) for part in (blocks[:, :, groups].flatten(-2), scales[..., groups])))
+        whole = mxfp4.dense(blocks.flatten(-2), scales, self.dtype)
+        return plain(whole[..., columns].contiguous().to(self.device))
 
     def _rank0(self, bias: Tensor) -> Tensor:
         """A bias that is added once, although every rank adds its own."""
         return bias if self._ranks.rank == 0 else torch.zeros_like(bias)
+
+
+def _kernels_take(scales: Tensor, columns: slice) -> bool:
+    """Whole groups, and scales that a kernel can multiply by."""
+    return not (columns.start % mxfp4.GROUP or columns.stop % mxfp4.GROUP or int(scales.max()) > mxfp4.LARGEST)

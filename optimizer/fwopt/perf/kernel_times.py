@@ -30,7 +30,7 @@ ELEMENTWISE = {"rms_norm": "rows", "silu_mul": "rows", "rope_cache": "tokens"}
 """Bandwidth-bound kernel -> its dimension that grows with a step."""
 _PRODUCTS = {"w4a16": "w4a16", "int8_gemm": "int8"}
 """Matrix product -> dtype of the layers that the reference engine computes with it."""
-_EXPERTS = {"bf16": "bf16", "fp8-block": "fp8", "w4a16": "w4a16"}
+_EXPERTS = {"bf16": "bf16", "fp8-block": "fp8", "w4a16": "w4a16", "mxfp4": "mxfp4"}
 """Format of the experts' kernel -> scheme that the reference engine runs in it: fp8 experts are blocks of equal scales
 (`engine/expert_weights.py`)."""
 _INT8 = "int8-row"
