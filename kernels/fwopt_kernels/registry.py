@@ -16,6 +16,7 @@ OPERATORS: dict[str, str] = {
     "fused_moe": "fwopt_kernels.fused_moe:FUSED_MOE",
     "w4a16": "fwopt_kernels.w4a16:W4A16_GEMM",
     "fp8_gemm": "fwopt_kernels.fp8_gemm:FP8_GEMM",
+    "sampling": "fwopt_kernels.sampling:SAMPLING",
 }
 
 
