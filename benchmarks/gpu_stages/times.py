@@ -57,6 +57,7 @@ def demands(small: bool) -> list[Any]:
 
     steps: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else (*DECODE, *LARGE))]
     few: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else (1, 16, 256, 4096))]
+    add("sampling", few[:3], vocabulary=1000 if small else 151_936)
     for model in MODELS.values():
         add("rms_norm", few, columns=model["hidden"])
         if "inter" in model:

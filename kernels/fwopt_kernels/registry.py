@@ -18,6 +18,7 @@ OPERATORS: dict[str, str] = {
     "w4a16": "fwopt_kernels.w4a16:W4A16_GEMM",
     "fp8_gemm": "fwopt_kernels.fp8_gemm:FP8_GEMM",
     "int8_gemm": "fwopt_kernels.int8_gemm:INT8_GEMM",
+    "sampling": "fwopt_kernels.sampling:SAMPLING",
 }
 
 

@@ -112,7 +112,7 @@ def test_rows_are_read_sixteen_bytes_at_a_time() -> None:
         "from fwopt_kernels.registry import OPERATORS, load\n"
         "for target in OPERATORS.values():\n"
         "    op = load(target)\n"
-        "    if 'bf16' not in op.formats: continue  # matrix products: test_gemm.py\n"
+        "    if 'bf16' not in op.formats or op.name == 'sampling': continue  # test_gemm.py, test_sampling.py\n"
         "    for one in op.launches('bf16', op.space('bf16').default):\n"
         "        compiled = compiled_kernel(one, ARCHITECTURES['sm_90'])\n"
         "        ptx = compiled.asm['ptx']\n"

@@ -71,6 +71,7 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {**CONTEXTS, "head_dim": 128, "tokens": 9, "context": 0},
         {**CONTEXTS, "sequences": 0, "tokens": 9},
     ],
+    "sampling": [{"rows": 8, "vocabulary": 1501}, {"rows": 1, "vocabulary": 5003}, {"rows": 0, "vocabulary": 9}],
     "fused_moe": [
         LAYER,
         {**LAYER, "tokens": 11, "hidden": 96, "intermediate": 160},
@@ -85,6 +86,7 @@ VARIANTS: dict[str, Variant] = {
     "decode_attention": variant(1, 3, BLOCK_N=32, SPLITS=1),
     "prefill_attention": variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
     "fused_moe": variant(4, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=64, GROUP_SIZE_M=16),
+    "sampling": variant(4, 1, BLOCK=1024, SPLITS=1),
     "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
     "fp8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
     "int8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),

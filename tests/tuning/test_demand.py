@@ -38,6 +38,14 @@ def test_every_layer_calls_its_norms_activation_and_rope_once_a_step() -> None:
     assert by["rope_cache"].calls.sum() == 36 * 17
 
 
+def test_a_step_samples_once_for_all_layers_and_ranks() -> None:
+    steps = replace(STEPS, batch=np.asarray([1, 8, 8]), context=np.asarray([9.0, 9.0, 99.0]), decode_steps=np.ones(3))
+    found, _ = demands(load_model("Qwen/Qwen3-8B"), Candidate(parallelism=Parallelism(tp=2)), steps)
+    (sampled,) = (d for d in found if d.family.operator == "sampling")
+    assert (sampled.family.format, sampled.family.fixed) == ("fp32", (("vocabulary", 151_936),))
+    assert (sampled.points.tolist(), sampled.calls.tolist()) == ([[1], [8]], [1.0, 2.0])
+
+
 def test_quantized_layers_are_fed_in_their_format() -> None:
     model = load_model("Qwen/Qwen3-8B")
     for quantization, kv, row in (

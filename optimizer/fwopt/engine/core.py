@@ -10,6 +10,7 @@ import torch
 from fwopt.engine.batch import make_plan
 from fwopt.engine.messages import Counters, Token
 from fwopt.engine.records import RecordWriter, StepRecord
+from fwopt.engine.runner import Runner
 from fwopt.engine.sampling import Sampler
 from fwopt.engine.scheduler import Scheduled, Scheduler
 from fwopt.engine.sequence import FinishReason, Sampling, Sequence
@@ -38,7 +39,7 @@ class Engine:
         self._team = Team(settings)
         self.kv_blocks = self._team.kv_blocks
         self._scheduler = Scheduler(settings.candidate.batching, self.kv_blocks, settings.max_model_len)
-        self._sampler = Sampler(self._team.runner.device)
+        self._sampler = _sampler(self._team.runner)
         self._sequences: dict[int, Sequence] = {}
         self._started = time.perf_counter()
         self._writer = RecordWriter(settings.records, self._header()) if settings.records else None
@@ -169,3 +170,11 @@ class Engine:
         if self._writer is not None:
             self._writer.close()
         self._team.close()
+
+
+def _sampler(runner: Runner) -> Sampler:
+    if runner.kernels is None:
+        return Sampler(runner.device)
+    from fwopt.engine.kernel_sampling import KernelSampler  # needs Triton
+
+    return KernelSampler(runner.device, runner.kernels)

@@ -39,6 +39,8 @@ class Runner:
         self.dtype = _DTYPES[settings.dtype]
         self.block_size = settings.candidate.batching.block_size
         kernels = Choices(settings.choices, default=_default(self.device)) if settings.operators == "triton" else None
+        self.kernels = kernels
+        """Variants of `fwopt_kernels`; None: torch computes all."""
         loader = Loader(
             settings.architecture,
             open_checkpoint(settings.model, settings.load_format),

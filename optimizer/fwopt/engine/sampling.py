@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from fwopt.engine.sequence import Sequence
+from fwopt_kernels.sampling_case import GREEDY_BELOW, kept
 
 
 class Sampler:
-    """Greedy, temperature, top-k, top-p; a seeded request draws from a generator of its own."""
+    """Greedy, temperature, top-k, top-p, as `fwopt_kernels.sampling`; a seeded request draws from its own generator."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -27,35 +28,29 @@ class Sampler:
             wanted = sequence.sampling
             if sequence.output_tokens < wanted.min_tokens and wanted.stop_ids:
                 logits[row, list(wanted.stop_ids)] = -torch.inf
-        drawn = [row for row, s in enumerate(sequences) if s.sampling.temperature > 0]
+        chosen: list[int] = self._tokens(logits, sequences).tolist()
+        return chosen
+
+    def _tokens(self, logits: Tensor, sequences: Many[Sequence]) -> Tensor:
+        """One of each row."""
+        drawn = [row for row, s in enumerate(sequences) if s.sampling.temperature >= GREEDY_BELOW]
         best = logits.argmax(dim=-1)
         if drawn:
             rows = torch.tensor(drawn, device=self._device)
             best[rows] = self._draw(logits[rows], [sequences[row] for row in drawn])
-        chosen: list[int] = best.tolist()
-        return chosen
+        return best
 
     def _draw(self, logits: Tensor, sequences: Many[Sequence]) -> Tensor:
         wanted = [s.sampling for s in sequences]
         logits = logits / torch.tensor([[w.temperature] for w in wanted], device=self._device)
         if any(w.top_k is not None or w.top_p < 1 for w in wanted):
-            logits = self._restrict(logits, sequences)
+            k = torch.tensor([w.top_k or 0 for w in wanted], device=self._device)
+            logits = kept(logits, k, torch.tensor([w.top_p for w in wanted], device=self._device))
         noise = torch.empty_like(logits).exponential_()
         for row, sequence in enumerate(sequences):
             if sequence.sampling.seed is not None:
                 noise[row].exponential_(generator=self._generator(sequence))
         return logits.softmax(dim=-1).div_(noise).argmax(dim=-1)  # the exponential race draws from the distribution
-
-    def _restrict(self, logits: Tensor, sequences: Many[Sequence]) -> Tensor:
-        """Minus infinity outside the k likeliest tokens, and outside the fewest that hold a share p."""
-        vocabulary = logits.shape[-1]
-        ordered, index = logits.sort(dim=-1, descending=True)
-        k = torch.tensor([[s.sampling.top_k or vocabulary] for s in sequences], device=self._device)
-        p = torch.tensor([[s.sampling.top_p] for s in sequences], device=self._device)
-        ordered = ordered.masked_fill(torch.arange(vocabulary, device=self._device) >= k, -torch.inf)
-        shares = ordered.softmax(dim=-1)
-        ordered = ordered.masked_fill(shares.cumsum(dim=-1) - shares >= p, -torch.inf)
-        return torch.empty_like(logits).scatter_(1, index, ordered)
 
     def _generator(self, sequence: Sequence) -> torch.Generator:
         found = self._generators.get(sequence.id)

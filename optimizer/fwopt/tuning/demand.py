@@ -35,6 +35,9 @@ def demands(
     for group in model.layers:
         for demand in _group(model, group, candidate, steps, notes, plain=engine == "fwopt"):
             found.setdefault(demand.family, []).append(demand)
+    family = _family(("sampling",), ("fp32",), {"vocabulary": model.vocab_size}, ("rows",), notes)
+    if family is not None:  # once a step, whatever the layers; prompts that end in a step are few beside its decodes
+        found[family] = [Demand(family, steps.batch[:, None], steps.decode_steps)]
     return [_together(demand) for demand in found.values()], sorted(set(notes))
 
 
