@@ -153,7 +153,7 @@ def _tiled_space() -> Space:
 
     def allowed(v: Variant) -> bool:
         m, n, k, group = (v[name] for name in ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M"))
-        blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP_M": group, "SPLIT_K": 1}
+        blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP_M": group, "SPLIT_K": 1, "PERSIST": 0}
         spills = m == 128 and n == 32 * v.num_warps
         return w4a16.allowed(variant(v.num_warps, v.num_stages, **blocks)) and not spills
 
