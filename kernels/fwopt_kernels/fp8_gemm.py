@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from fwopt_kernels import scaled_gemm
-from fwopt_kernels.contract import FALLBACK, Expected, Launch, Space, Variant, Work
+from fwopt_kernels.contract import FALLBACK, Expected, Variant
 from fwopt_kernels.row_formats import MULTIPLE_K
-from fwopt_kernels.scaled_gemm import SCALE_BLOCK, Format, Scaled, ScaledCase
+from fwopt_kernels.scaled_gemm import SCALE_BLOCK, Format, Scaled, ScaledCase, ScaledGemm
 
 _E4M3 = torch.float8_e4m3fn
 FORMATS = {
@@ -43,21 +43,10 @@ def fp8_gemm(x: Scaled, weight: Scaled, out: Tensor, *, format: str, variant: Va
     scaled_gemm.launch(x, weight, out, format=FORMATS[format], variant=chosen)
 
 
-class Fp8Gemm:
+class Fp8Gemm(ScaledGemm):
     """The operator `fp8_gemm`; shape: m, n, k."""
 
     name = "fp8_gemm"
-    formats: tuple[str, ...] = tuple(FORMATS)
-    dimensions = ("m", "n", "k")
-
-    def space(self, format: str) -> Space:
-        return SPACES[format]
-
-    def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
-        return scaled_gemm.launches(FORMATS[format], variant)
-
-    def work(self, format: str, shape: Mapping[str, int]) -> Work:
-        return scaled_gemm.work(FORMATS[format], shape)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
@@ -99,4 +88,4 @@ def _dequantized(case: ScaledCase) -> tuple[Tensor, Tensor]:
 
 
 SPACES = {name: scaled_gemm.space(format) for name, format in FORMATS.items()}
-FP8_GEMM = Fp8Gemm()
+FP8_GEMM = Fp8Gemm(FORMATS, SPACES)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from fwopt_kernels import row_formats, scaled_gemm
-from fwopt_kernels.contract import FALLBACK, Expected, Launch, Space, Variant, Work
+from fwopt_kernels.contract import FALLBACK, Expected, Variant
 from fwopt_kernels.row_formats import MULTIPLE_K
-from fwopt_kernels.scaled_gemm import Format, Scaled, ScaledCase
+from fwopt_kernels.scaled_gemm import Format, Scaled, ScaledCase, ScaledGemm
 
 FORMATS = {"int8-row": Format(torch.int8, "row", "row"), "int8-tensor": Format(torch.int8, "all", "row")}
 MOST_K = (2**31 - 1) // 128**2
@@ -42,21 +42,10 @@ def int8_gemm(x: Scaled, weight: Scaled, out: Tensor, *, format: str, variant: V
     scaled_gemm.launch(x, weight, out, format=FORMATS[format], variant=chosen)
 
 
-class Int8Gemm:
+class Int8Gemm(ScaledGemm):
     """The operator `int8_gemm`; shape: m, n, k."""
 
     name = "int8_gemm"
-    formats: tuple[str, ...] = tuple(FORMATS)
-    dimensions = ("m", "n", "k")
-
-    def space(self, format: str) -> Space:
-        return SPACES[format]
-
-    def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
-        return scaled_gemm.launches(FORMATS[format], variant)
-
-    def work(self, format: str, shape: Mapping[str, int]) -> Work:
-        return scaled_gemm.work(FORMATS[format], shape)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
@@ -82,4 +71,4 @@ class Int8Gemm:
 
 
 SPACES = {name: scaled_gemm.space(format) for name, format in FORMATS.items()}
-INT8_GEMM = Int8Gemm()
+INT8_GEMM = Int8Gemm(FORMATS, SPACES)

@@ -214,6 +214,28 @@ def work(format: Format, shape: Mapping[str, int]) -> Work:
 
 
 @dataclass(frozen=True)
+class ScaledGemm:
+    """What its operators share, whatever their numbers are."""
+
+    facts: Mapping[str, Format]
+    spaces: Mapping[str, Space]
+    dimensions = ("m", "n", "k")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return tuple(self.facts)
+
+    def space(self, format: str) -> Space:
+        return self.spaces[format]
+
+    def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
+        return launches(self.facts[format], variant)
+
+    def work(self, format: str, shape: Mapping[str, int]) -> Work:
+        return work(self.facts[format], shape)
+
+
+@dataclass(frozen=True)
 class ScaledCase:
     format: str
     x: Scaled

@@ -50,7 +50,8 @@ def _follow(sim: Sim, now: float, prompt: int, ids_from: int, ids: int) -> int:
     of characters a replica, which is not simulated. Where several replicas were sent a prefix, SGLang's router takes
     any of them (a hash table's first), this one the first that was.
     """
-    idlest, least, most = 0, _unfinished(sim, 0, now), _unfinished(sim, 0, now)
+    idlest, least = 0, _unfinished(sim, 0, now)
+    most = least
     for r in range(1, len(sim.replica)):
         load = _unfinished(sim, r, now)
         most = max(most, load)
