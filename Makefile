@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONSTRAINTS ?= -c constraints.txt
+WORKERS ?= logical
 
 .PHONY: demo test lint install clean
 
@@ -23,8 +24,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Live tests measure servers, so nothing runs beside them.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not live'
+	$(BIN)/pytest -m live
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
