@@ -267,3 +267,5 @@ class DecodeAttention:
 
 
 DECODE_ATTENTION = DecodeAttention()
+WITH_SINKS = DecodeAttention(window=128, sinks=True)
+"""As every second layer of gpt-oss has it."""

@@ -295,3 +295,5 @@ class PrefillAttention:
 
 
 PREFILL_ATTENTION = PrefillAttention()
+WITH_SINKS = PrefillAttention(window=128, sinks=True)
+"""As every second layer of gpt-oss has it."""
