@@ -131,7 +131,7 @@ def test_gpt_oss_on_the_triton_kernels_is_near_transformers(model_folder, make_s
     packed, plain = in_mxfp4(model_folder("gpt-oss"), tmp_path)
     texts, starts = [prompts(320)[2][:33], prompts(320)[3][:9]], [30, 8]
     scheme = {"quantization": {"kind": "mxfp4"}}
-    ours = logits_interpreted(make_settings, packed, texts, starts, candidate=scheme, choices=NOT_INTERPRETED)
+    ours = logits_interpreted(make_settings, packed, texts, starts, candidate=scheme, choices=ATTENTION_INTERPRETED)
     assert_near_in_bfloat16(ours, plain, texts, starts)
 
 
@@ -193,14 +193,16 @@ TUNED_PREFILL = Choice(
     variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
 )  # fmt: skip
 """Likewise not its default."""
-NOT_INTERPRETED = tuple(
-    Choice(operator, format, dict.fromkeys(dimensions.split(), 1), FALLBACK)
-    for operator, format, dimensions in (
-        ("rms_norm", "bf16", "rows columns"),
-        ("rope_cache", "bf16", "tokens heads kv_heads head_dim rotary_dim block_size"),
-        ("fused_moe", "mxfp4", "tokens experts top_k hidden intermediate"),
+ATTENTION_INTERPRETED = tuple(
+    Choice(operator, format, dict.fromkeys(dimensions.split(), 1), chosen)
+    for operator, format, dimensions, chosen in (
+        ("rms_norm", "bf16", "rows columns", FALLBACK),
+        ("rope_cache", "bf16", "tokens heads kv_heads head_dim rotary_dim block_size", FALLBACK),
+        ("fused_moe", "mxfp4", "tokens experts top_k hidden intermediate", FALLBACK),
+        ("decode_attention", "bf16", "sequences heads kv_heads head_dim block_size shortest context",
+         variant(1, 3, BLOCK_N=32, SPLITS=2)),
     )
-)
+)  # fmt: skip
 LIMITS = {"max_num_batched_tokens": 32, "max_num_seqs": 3}
 
 

@@ -18,6 +18,7 @@ from fwopt_kernels.correctness import differences
 from fwopt_kernels.decode_attention import DECODE_ATTENTION, DecodeAttention, decode_attention
 
 SHAPE = {"sequences": 3, "heads": 8, "kv_heads": 4, "head_dim": 64, "block_size": 16, "shortest": 20, "context": 190}
+FEW = {"sequences": 2, "kv_heads": 2, "shortest": 0, "context": 70}
 SPLIT = variant(1, 3, BLOCK_N=32, SPLITS=4)
 
 
@@ -42,7 +43,7 @@ def test_sinks_join_each_softmax_once(
     format: str, window: int | None, soft_cap: float | None, interpreted: Any
 ) -> None:
     """Whatever the splits, also without context; sinks among the logits, far above and far below them."""
-    operator, shape = DecodeAttention(window, soft_cap, sinks=True), {**SHAPE, "shortest": 0, "context": 70}
+    operator, shape = DecodeAttention(window, soft_cap, sinks=True), {**SHAPE, **FEW}
     for chosen in (SPLIT, variant(1, 3, BLOCK_N=32, SPLITS=1)):
         assert interpreted(operator, format, shape, variant=chosen, seed=11) == []
     assert differences(operator, format, shape, variant=None, seed=11) == []
@@ -63,7 +64,7 @@ def test_a_sink_takes_its_share_and_no_more() -> None:
         "from dataclasses import replace\n"
         "from fwopt_kernels.contract import variant\n"
         "from fwopt_kernels.decode_attention import DECODE_ATTENTION\n"
-        f"case = DECODE_ATTENTION.case('bf16', {SHAPE} | {{'context': 60}}, 4)\n"
+        f"case = DECODE_ATTENTION.case('bf16', {SHAPE | FEW}, 4)\n"
         "for splits in (1, 2):\n"
         "    for sinks in (None, torch.full((8,), -torch.inf), torch.full((8,), 1e4)):\n"
         "        DECODE_ATTENTION.run(replace(case, sinks=sinks), variant(1, 3, BLOCK_N=32, SPLITS=splits))\n"

@@ -19,6 +19,7 @@ from fwopt_kernels.prefill_attention import PREFILL_ATTENTION, PrefillAttention,
 
 SHAPE = {"sequences": 3, "heads": 8, "kv_heads": 4, "head_dim": 64, "block_size": 16, "tokens": 60, "shortest": 20,
          "context": 190}  # fmt: skip
+FEW = {"sequences": 2, "kv_heads": 2, "shortest": 0, "context": 70}
 SMALL = variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0)
 
 
@@ -38,7 +39,7 @@ def test_sinks_join_each_softmax_once(
     format: str, window: int | None, soft_cap: float | None, interpreted: Any
 ) -> None:
     """Sinks among the logits, far above and far below them, where float16 would not hold the keys' weights."""
-    operator, shape = PrefillAttention(window, soft_cap, sinks=True), {**SHAPE, "shortest": 0, "context": 70}
+    operator, shape = PrefillAttention(window, soft_cap, sinks=True), {**SHAPE, **FEW}
     assert interpreted(operator, format, shape, variant=SMALL, seed=11) == []
     assert differences(operator, format, shape, variant=None, seed=11) == []
 
