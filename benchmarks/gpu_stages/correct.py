@@ -11,6 +11,8 @@ from gpu_stages import Result, Session
 
 Asked = tuple[str, Any]
 """(operator, `Question`)"""
+SINKS = {name: f"fwopt_kernels.{name}:WITH_SINKS" for name in ("decode_attention", "prefill_attention")}
+"""Operators once more, with attention sinks and a window."""
 
 
 def first(session: Session) -> Result:
@@ -38,6 +40,8 @@ def _never_run(session: Session) -> Iterator[Asked]:
             asked: list[Any] = list(dict.fromkeys([*space.defaults, *_one_of_each(space.variants())]))
             for variant in [None] if session.small else asked:
                 yield name, Question(OPERATORS[name], format, shape, variant, session.device, 0.0)
+                if name in SINKS:
+                    yield f"{name} with sinks", Question(SINKS[name], format, shape, variant, session.device, 0.0)
 
 
 def _one_of_each(variants: tuple[Any, ...]) -> list[Any]:

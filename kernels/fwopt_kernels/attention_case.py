@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fwopt_kernels.contract import Expected
+from fwopt_kernels.contract import Expected, Work
 from fwopt_kernels.rope_cache import CACHE_DTYPES
 
 _STEP = {torch.bfloat16: 2**-8, torch.float8_e4m3fn: 2**-11}
@@ -31,6 +31,8 @@ class AttentionCase:
     soft_cap: float | None = None
     starts: Tensor | None = None
     """(sequences + 1,) first query of each sequence, whose last query is its context's last token; None: one each."""
+    sinks: Tensor | None = None
+    """(heads,) logits that join each softmax without a value."""
 
     def results(self) -> dict[str, Tensor]:
         return {"out": self.out.double()}
@@ -49,12 +51,31 @@ def contexts(sequences: int, shortest: int, context: int) -> list[int]:
     return [shortest + i * (context - shortest) // (sequences - 1) for i in range(sequences)]
 
 
+def least_work(format: str, shape: Mapping[str, int], window: int | None) -> Work:
+    """Of the cache only what some query sees; products of each query with what it sees. Sinks are not counted."""
+    sequences, heads, kv_heads, dim, page = (
+        shape[name] for name in ("sequences", "heads", "kv_heads", "head_dim", "block_size")
+    )
+    pairs = read = queries = pages = 0
+    for length in contexts(sequences, shape["shortest"], shape["context"]):
+        chunk, most = min(shape.get("tokens", 1), length), min(length, window or length)
+        fewer = max(0, most - length + chunk - 1)  # queries that see less than the last one, each one key less
+        pairs += chunk * most - fewer * (fewer + 1) // 2
+        read += min(length, max(0, most + chunk - 1))
+        queries += chunk if "tokens" in shape else 1
+        pages += -(-length // page)
+    cached = 2 * kv_heads * dim * CACHE_DTYPES[format].itemsize
+    integers = pages + sequences + (sequences + 1 if "tokens" in shape else 0)
+    return Work(read * cached + 4 * queries * heads * dim + 4 * integers, 4 * pairs * heads * dim)
+
+
 def random_case(
     format: str, shape: Mapping[str, int], seed: int, padding: int, device: str,
-    *, window: int | None, soft_cap: float | None,
+    *, window: int | None, soft_cap: float | None, sinks: bool,
 ) -> AttentionCase:  # fmt: skip
     """Scattered pages. Slots that no context reaches hold NaN; entries of the table that none reaches point nowhere.
-    Where the shape has `tokens`, the last so many tokens of each context are queries, else its last one."""
+    Where the shape has `tokens`, the last so many tokens of each context are queries, else its last one. Sinks: every
+    second one among the logits, the others in turn above and below them all; in bfloat16 beside a cache in it."""
     sequences, heads, kv_heads, dim, page = (
         shape[name] for name in ("sequences", "heads", "kv_heads", "head_dim", "block_size")
     )
@@ -82,11 +103,15 @@ def random_case(
         queries = [0, *(min(length, shape["tokens"]) for length in lengths)]
         starts = torch.tensor(queries, device=device).cumsum(0).to(torch.int32)
     rows = sequences if starts is None else int(starts[-1])
+    sunk = None
+    if sinks:
+        far = torch.tensor([0.0, 30.0, 0.0, -30.0], device=device).repeat(-(-heads // 4))[:heads]
+        sunk = (2 * normal(heads) + far).to(torch.bfloat16 if format == "bf16" else torch.float32)
     return AttentionCase(
         _rows(normal(rows, heads * dim + padding), heads, dim), cache, table,
         torch.tensor(lengths, dtype=torch.int32, device=device), torch.tensor([0.5, 0.25], device=device),
         _rows(torch.full((rows, heads * dim + padding), float("nan"), device=device), heads, dim),
-        dim**-0.5, window, soft_cap, starts,
+        dim**-0.5, window, soft_cap, starts, sunk,
     )  # fmt: skip
 
 
@@ -114,7 +139,12 @@ def _attended(case: AttentionCase, dtype: torch.dtype) -> Iterator[tuple[slice, 
             if case.soft_cap:
                 logits = case.soft_cap * torch.tanh(logits / case.soft_cap)
             hidden = (at > last[:, None]) | (at < first[:, None])
-            weights = logits.masked_fill(hidden, -torch.inf).softmax(-1) if length else logits
+            logits = logits.masked_fill(hidden, -torch.inf)
+            if case.sinks is not None:
+                sinks = case.sinks.to(dtype).view(kv_heads, -1, 1, 1).expand(*logits.shape[:-1], 1)
+                weights = torch.cat((logits, sinks), -1).softmax(-1)[..., :-1]
+            else:
+                weights = logits.softmax(-1) if length else logits
             result, spread = (torch.einsum("kgcn,nkd->ckgd", weights, v) for v in (cached[1], cached[1].abs()))
             yield rows, result.flatten(1, 2), spread.flatten(1, 2)
 

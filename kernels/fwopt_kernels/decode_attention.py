@@ -1,8 +1,9 @@
 """Attention of one query token a sequence over a paged KV cache, the context cut into splits.
 
 All query heads of a KV head share one program, so each key and value is read once. A split writes its own normalised
-sum and the logarithm of its mass; a second kernel merges them in a fixed order. Where a split begins and ends depends
-on its sequence's length and the variant alone: a sequence's result is the same, bit for bit, in every batch.
+sum and the logarithm of its mass; a second kernel merges them in a fixed order, and attention sinks with them: a sink
+counts once, whatever the splits. Where a split begins and ends depends on its sequence's length and the variant alone:
+a sequence's result is the same, bit for bit, in every batch.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.attention_case import AttentionCase, contexts, expected, fallback, random_case
+from fwopt_kernels.attention_case import AttentionCase, expected, fallback, least_work, random_case
 from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
-from fwopt_kernels.paged_attention import capped, operand, pages, require_readable
+from fwopt_kernels.paged_attention import STRIDES, capped, operand, pages, require_readable, sink_weight, with_sinks
 from fwopt_kernels.rope_cache import CACHE_DTYPES
 from fwopt_kernels.rounding import dot, to_bf16
 
@@ -42,7 +43,7 @@ def _numbers(word, HIGH: tl.constexpr):
 
 @triton.jit
 def _attend(
-    query, cache, table, lengths, scales, out, partial, mass, softmax_scale,
+    query, cache, table, lengths, scales, sinks, out, partial, mass, softmax_scale,
     query_stride, out_stride, plane_stride, block_stride, slot_stride, head_stride, table_stride,
     PACK: tl.constexpr, HEAD: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr, HEAD_BLOCK: tl.constexpr, GROUP_BLOCK: tl.constexpr, SPLITS: tl.constexpr,
@@ -51,7 +52,7 @@ def _attend(
     """A program a KV head, split and sequence: neighbours read the same pages.
 
     The cache and its strides count words of PACK numbers: a bfloat16, or two e4m3. Of those, `q` and `total` have the
-    first ones, `q_odd` and `odd` the second.
+    first ones, `q_odd` and `odd` the second. `sinks`: None, or those to join here, where one split is all.
     """
     kv_head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     first, begin, end = _span(tl.load(lengths + sequence), split, WINDOW, SPLITS, BLOCK_N)
@@ -96,6 +97,8 @@ def _attend(
             odd = dot(p, _numbers(v, True), odd * shrink)
     amount = tl.sum(sums, 1)
     amount = tl.where(begin < end, amount, 1.0)
+    if sinks is not None:
+        amount += sink_weight(sinks, kv_head * GROUP + tl.arange(0, GROUP_BLOCK) % GROUP, top)
     inverse = (value_scale / amount)[:, None]
     if SPLITS == 1:
         out += sequence * out_stride + head * HEAD + word * PACK
@@ -112,7 +115,7 @@ def _attend(
 
 @triton.jit
 def _merge(
-    partial, mass, lengths, out, out_stride,
+    partial, mass, lengths, sinks, out, out_stride,
     HEAD: tl.constexpr, WINDOW: tl.constexpr, HEAD_BLOCK: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """A program a head and sequence: its splits weighted by their mass. Empty ones hold nothing and are not read."""
@@ -122,17 +125,20 @@ def _merge(
     used = begin < end
     row = (sequence * tl.num_programs(0) + head) * SPLITS + split
     weight = tl.load(mass + row, mask=used, other=float("-inf"))
-    weight = tl.exp2(weight - tl.maximum(tl.max(weight, 0), -1e30))  # zeros where no split holds anything
+    top = tl.maximum(tl.max(weight, 0), -1e30)
+    weight = tl.exp2(weight - top)  # zeros where no split holds anything
     values = tl.load(partial + row[:, None] * HEAD + dim, mask=used[:, None] & (dim < HEAD), other=0.0)
     amount = tl.sum(weight, 0)
+    if sinks is not None:
+        amount += sink_weight(sinks, head, top)
     result = tl.sum(weight[:, None] * values, 0) / tl.where(amount > 0, amount, 1.0)
     tl.store(out + sequence * out_stride + head * HEAD + dim, to_bf16(result), mask=dim < HEAD)
 
 
 def decode_attention(
     query: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, scales: Tensor, out: Tensor, *,
-    softmax_scale: float, window: int | None = None, soft_cap: float | None = None, variant: Variant | None = None,
-    workspace: Tensor | None = None,
+    softmax_scale: float, window: int | None = None, soft_cap: float | None = None, sinks: Tensor | None = None,
+    variant: Variant | None = None, workspace: Tensor | None = None,
 ) -> None:  # fmt: skip
     """out = softmax(softmax_scale * query @ keys) @ values, a sequence at a time; zeros for one without context.
 
@@ -140,15 +146,18 @@ def decode_attention(
     bfloat16 or e4m3, each head's numbers packed, all other strides free. table (sequences, most blocks) int32, of
     which only the entries that `lengths` (sequences,) int32 reaches are read. scales (2,) float32: of keys and of
     values, read for an e4m3 cache only. `window`: positions that a query sees, its own the last. `soft_cap`: logits
-    become cap * tanh(logits / cap). `workspace`: `workspace_numbers` float32, needed by more than one split.
+    become cap * tanh(logits / cap). `sinks` (heads,) float32 or bfloat16: a logit a head that joins every softmax
+    without a value, neither scaled nor capped (gpt-oss). `workspace`: `workspace_numbers` float32, needed by more than
+    one split. ValueError: heads or rows that are not packed, groups that are not whole, sinks of another shape or type.
     """
     if variant == FALLBACK:
-        fallback(AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap))
+        case = AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap, sinks=sinks)
+        fallback(case)
         return
     sequences, heads, head_dim = query.shape
     if sequences == 0:
         return
-    require_readable(query, out, cache, table=table, lengths=lengths)
+    require_readable(query, out, cache, sinks, table=table, lengths=lengths)
     pack, page, kv_heads = 1 if cache.dtype == torch.bfloat16 else 2, cache.shape[2], cache.shape[3]
     chosen = variant or SPACES["bf16" if pack == 1 else "fp8"].default
     splits, block_n = chosen["SPLITS"], chosen["BLOCK_N"]
@@ -160,13 +169,13 @@ def decode_attention(
     shape = {"HEAD": head_dim, "WINDOW": window or 0, "HEAD_BLOCK": triton.next_power_of_2(head_dim),
              "SPLITS": splits, "BLOCK_N": block_n}  # fmt: skip
     _attend[(kv_heads, splits, sequences)](
-        query, words, table, lengths, scales, out, workspace, mass, softmax_scale, query.stride(0), out.stride(0),
-        words.stride(0), words.stride(1), words.stride(2), words.stride(3), table.stride(0), PACK=pack, PAGE=page,
-        GROUP=heads // kv_heads, SOFT_CAP=soft_cap or 0.0, GROUP_BLOCK=_group_block(heads // kv_heads),
-        **shape, **chosen.options,
+        query, words, table, lengths, scales, sinks if splits == 1 else None, out, workspace, mass, softmax_scale,
+        query.stride(0), out.stride(0), words.stride(0), words.stride(1), words.stride(2), words.stride(3),
+        table.stride(0), PACK=pack, PAGE=page, GROUP=heads // kv_heads, SOFT_CAP=soft_cap or 0.0,
+        GROUP_BLOCK=_group_block(heads // kv_heads), **shape, **chosen.options,
     )  # fmt: skip
     if splits > 1:
-        _merge[(heads, sequences)](workspace, mass, lengths, out, out.stride(0), **shape, **chosen.options)
+        _merge[(heads, sequences)](workspace, mass, lengths, sinks, out, out.stride(0), **shape, **chosen.options)
 
 
 def workspace_numbers(sequences: int, heads: int, head_dim: int, chosen: Variant) -> int:
@@ -203,6 +212,7 @@ class DecodeAttention:
 
     window: int | None = None
     soft_cap: float | None = None
+    sinks: bool = False
     name = "decode_attention"
     formats = ("bf16", "fp8")
     dimensions = ("sequences", "heads", "kv_heads", "head_dim", "block_size", "shortest", "context")
@@ -211,40 +221,36 @@ class DecodeAttention:
         return SPACES[format]
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
-        """For heads of 128, four to a KV head, and pages of 16."""
+        """For heads of 128, four to a KV head, and pages of 16. Defaults also with sinks, which no variant differs
+        in otherwise."""
         pointers = {
             "query": "*bf16", "cache": "*bf16" if format == "bf16" else "*i16", "table": "*i32", "lengths": "*i32",
             "scales": "*fp32", "out": "*bf16", "partial": "*fp32", "mass": "*fp32",
         }  # fmt: skip
-        names = ("query", "out", "plane", "block", "slot", "head")
-        strides = {f"{name}_stride": "i64" if name == "plane" else "i32" for name in names}
-        shape = {"HEAD": 128, "WINDOW": self.window or 0, "HEAD_BLOCK": 128, **dict(variant.constants)}
+        shape = {"sinks": None, "HEAD": 128, "WINDOW": self.window or 0, "HEAD_BLOCK": 128, **dict(variant.constants)}
         attend = Launch(
             _attend,
-            {**pointers, "softmax_scale": "fp32", **strides, "table_stride": "i32"},
+            {**pointers, "softmax_scale": "fp32", **STRIDES, "table_stride": "i32"},
             {**shape, "PACK": 1 if format == "bf16" else 2, "PAGE": 16, "GROUP": 4, "SOFT_CAP": self.soft_cap or 0.0,
              "GROUP_BLOCK": 16},
-            (*pointers, *strides),
+            (*pointers, *STRIDES),
             variant.options,
             "splits",
         )  # fmt: skip
-        if variant["SPLITS"] == 1:
-            return (attend,)
         merged = {**{name: pointers[name] for name in ("partial", "mass", "lengths", "out")}, "out_stride": "i32"}
-        return attend, Launch(_merge, merged, shape, tuple(merged), variant.options, "merge")
+        merge = Launch(_merge, merged, shape, tuple(merged), variant.options, "merge")
+        kernels = (attend,) if variant["SPLITS"] == 1 else (attend, merge)
+        return with_sinks(kernels, only=self.sinks, also=variant in SPACES[format].defaults)
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:
-        sequences, heads, kv_heads, dim, page, shortest, context = (shape[name] for name in self.dimensions)
-        lengths = contexts(sequences, shortest, context)
-        seen = sum(min(n, self.window or n) for n in lengths)
-        pages = sum(-(-n // page) for n in lengths)
-        cached = 2 * kv_heads * dim * CACHE_DTYPES[format].itemsize
-        return Work(seen * cached + 4 * sequences * heads * dim + 4 * (pages + sequences), 4 * seen * heads * dim)
+        return least_work(format, shape, self.window)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
     ) -> AttentionCase:
-        return random_case(format, shape, seed, padding, device, window=self.window, soft_cap=self.soft_cap)
+        return random_case(
+            format, shape, seed, padding, device, window=self.window, soft_cap=self.soft_cap, sinks=self.sinks
+        )
 
     def reference(self, case: AttentionCase) -> dict[str, Expected]:
         return expected(case)
@@ -252,7 +258,8 @@ class DecodeAttention:
     def run(self, case: AttentionCase, variant: Variant) -> None:
         decode_attention(
             case.query, case.cache, case.table, case.lengths, case.scales, case.out,
-            softmax_scale=case.softmax_scale, window=case.window, soft_cap=case.soft_cap, variant=variant,
+            softmax_scale=case.softmax_scale, window=case.window, soft_cap=case.soft_cap, sinks=case.sinks,
+            variant=variant,
         )  # fmt: skip
 
     def fallback(self, case: AttentionCase) -> None:
@@ -260,3 +267,5 @@ class DecodeAttention:
 
 
 DECODE_ATTENTION = DecodeAttention()
+WITH_SINKS = DecodeAttention(window=128, sinks=True)
+"""As every second layer of gpt-oss has it."""

@@ -6,14 +6,21 @@ keys then values; an e4m3 cache holds `value / scale`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels import row_formats
+from fwopt_kernels.contract import Launch
 from fwopt_kernels.rounding import to_bf16
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+STRIDES = {f"{name}_stride": "i64" if name == "plane" else "i32" for name in
+           ("query", "out", "plane", "block", "slot", "head")}  # fmt: skip
+"""Arguments of both kernels that are multiples of 16, with the types that most caches need."""
 
 
 @triton.jit
@@ -43,12 +50,33 @@ def capped(s, SOFT_CAP: tl.constexpr):
     return s * LOG2_E
 
 
-def require_readable(query: Tensor, out: Tensor, cache: Tensor, **rows: Tensor) -> None:
-    """Heads packed, rows packed, query heads in whole groups."""
+@triton.jit
+def sink_weight(sinks, head, top):
+    """What the sinks of heads add to sums of weights that count in 2**top; infinite where it dwarfs them."""
+    return tl.exp2(tl.maximum(tl.load(sinks + head).to(tl.float32), -1e30) * LOG2_E - top)
+
+
+def with_sinks(launches: tuple[Launch, ...], *, only: bool, also: bool) -> tuple[Launch, ...]:
+    """The last kernel is the one that joins sinks: with them (bfloat16) in its place, or as one more."""
+    if not only and not also:
+        return launches
+    *before, last = launches
+    constants = {name: value for name, value in last.constants.items() if name != "sinks"}
+    joined = replace(last, signature={**last.signature, "sinks": "*bf16"}, constants=constants, label="sinks")
+    return (*before, joined) if only else (*launches, joined)
+
+
+def require_readable(query: Tensor, out: Tensor, cache: Tensor, sinks: Tensor | None, **rows: Tensor) -> None:
+    """Heads packed, rows packed, query heads in whole groups, a sink a query head."""
     head_dim, heads, kv_heads = query.shape[2], query.shape[1], cache.shape[3]
     for name, tensor in (("query", query), ("out", out)):
         if tensor.stride()[-2:] != (head_dim, 1):
             raise ValueError(f"{name}: heads must be packed, strides {(head_dim, 1)}, got {tensor.stride()[-2:]}")
     row_formats.require_packed(cache=cache, **rows)
+    if sinks is not None:
+        if sinks.shape != (heads,) or not sinks.is_contiguous():
+            raise ValueError(f"sinks must be one packed number a query head, ({heads},); got {tuple(sinks.shape)}")
+        if sinks.dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"sinks must be float32 or bfloat16, got {sinks.dtype}")
     if heads % kv_heads:
         raise ValueError(f"{heads} query heads are no multiple of {kv_heads} KV heads")

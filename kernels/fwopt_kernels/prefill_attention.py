@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fwopt_kernels.attention_case import AttentionCase, contexts, expected, fallback, random_case
+from fwopt_kernels.attention_case import AttentionCase, expected, fallback, least_work, random_case
 from fwopt_kernels.contract import (
     FALLBACK,
     NUM_STAGES,
@@ -32,7 +32,16 @@ from fwopt_kernels.contract import (
     Work,
     variant,
 )
-from fwopt_kernels.paged_attention import LOG2_E, capped, operand, pages, require_readable
+from fwopt_kernels.paged_attention import (
+    LOG2_E,
+    STRIDES,
+    capped,
+    operand,
+    pages,
+    require_readable,
+    sink_weight,
+    with_sinks,
+)
 from fwopt_kernels.rope_cache import CACHE_DTYPES, CACHE_TYPES
 from fwopt_kernels.rounding import dot, to_bf16
 
@@ -93,7 +102,7 @@ def _attend_block(
 
 @triton.jit(do_not_specialize=["sequences"])  # else compiled anew while serving, for one and for multiples of 16
 def _attend(
-    query, cache, table, lengths, starts, scales, out, softmax_scale, sequences,
+    query, cache, table, lengths, starts, scales, sinks, out, softmax_scale, sequences,
     query_stride, out_stride, plane_stride, block_stride, slot_stride, head_stride, table_stride,
     HEAD: tl.constexpr, PAGE: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr, BF16: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -150,13 +159,16 @@ def _attend(
             q, cache, here, start, end, plane_stride, block_stride, slot_stride, position, scale, top, amount, total,
             HEAD, PAGE, WINDOW, SOFT_CAP, BF16, HEAD_BLOCK, BLOCK_M, BLOCK_N, True,
         )  # fmt: skip
+    if sinks is not None:  # not before: beside a large one, float16 holds no weights
+        amount += sink_weight(sinks, kv_head * GROUP + tl.arange(0, BLOCK_M) % GROUP, top)
     result = total * (value_scale / tl.where(amount > 0, amount, 1.0))[:, None]
     tl.store(out + token * out_stride + head * HEAD + dim, to_bf16(result), mask=wanted)
 
 
 def prefill_attention(
     query: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, starts: Tensor, scales: Tensor, out: Tensor, *,
-    softmax_scale: float, window: int | None = None, soft_cap: float | None = None, variant: Variant | None = None,
+    softmax_scale: float, window: int | None = None, soft_cap: float | None = None, sinks: Tensor | None = None,
+    variant: Variant | None = None,
 ) -> None:  # fmt: skip
     """out = softmax(softmax_scale * query @ keys) @ values: of each token over its sequence's tokens up to itself.
 
@@ -166,7 +178,8 @@ def prefill_attention(
     blocks, block_size, kv_heads, head_dim) bfloat16 or e4m3, each head's numbers packed, all other strides free. table
     (sequences, most blocks) int32, of which only the entries that `lengths` (sequences,) int32 reaches are read. scales
     (2,) float32: of keys and of values, read for an e4m3 cache only. `softmax_scale` is above zero. `window`: positions
-    that a query sees, its own the last. `soft_cap`: logits become cap * tanh(logits / cap).
+    that a query sees, its own the last. `soft_cap`: logits become cap * tanh(logits / cap). `sinks`: as those of
+    `decode_attention`. ValueError: what does not fit, or is not packed.
     """
     tokens, heads, head_dim = query.shape
     sequences = len(lengths)
@@ -177,11 +190,12 @@ def prefill_attention(
     if softmax_scale <= 0:
         raise ValueError(f"softmax_scale must be above zero, got {softmax_scale}")
     if variant == FALLBACK:
-        fallback(AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap, starts))
+        case = AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap, starts, sinks)
+        fallback(case)
         return
     if tokens == 0:
         return
-    require_readable(query, out, cache, table=table, lengths=lengths, starts=starts)
+    require_readable(query, out, cache, sinks, table=table, lengths=lengths, starts=starts)
     page, kv_heads = cache.shape[2], cache.shape[3]
     bf16, group = cache.dtype == torch.bfloat16, heads // kv_heads
     space, each = SPACES["bf16" if bf16 else "fp8"], tokens // sequences
@@ -189,11 +203,11 @@ def prefill_attention(
     block_m = max(chosen["BLOCK_M"], int(triton.next_power_of_2(group)))
     tiles = tokens // (block_m // group) + sequences
     _attend[(kv_heads * tiles,)](
-        query, cache, table, lengths, starts, scales, out, softmax_scale, sequences, query.stride(0), out.stride(0),
-        cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3), table.stride(0), HEAD=head_dim, PAGE=page,
-        KV_HEADS=kv_heads, GROUP=group, WINDOW=window or 0, SOFT_CAP=soft_cap or 0.0, BF16=bf16,
-        HEAD_BLOCK=max(16, triton.next_power_of_2(head_dim)), **dict(chosen.constants) | {"BLOCK_M": block_m},
-        **chosen.options,
+        query, cache, table, lengths, starts, scales, sinks, out, softmax_scale, sequences, query.stride(0),
+        out.stride(0), cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3), table.stride(0),
+        HEAD=head_dim, PAGE=page, KV_HEADS=kv_heads, GROUP=group, WINDOW=window or 0, SOFT_CAP=soft_cap or 0.0,
+        BF16=bf16, HEAD_BLOCK=max(16, triton.next_power_of_2(head_dim)),
+        **dict(chosen.constants) | {"BLOCK_M": block_m}, **chosen.options,
     )  # fmt: skip
 
 
@@ -234,6 +248,7 @@ class PrefillAttention:
 
     window: int | None = None
     soft_cap: float | None = None
+    sinks: bool = False
     name = "prefill_attention"
     formats = ("bf16", "fp8")
     dimensions = ("sequences", "heads", "kv_heads", "head_dim", "block_size", "tokens", "shortest", "context")
@@ -242,39 +257,27 @@ class PrefillAttention:
         return SPACES[format]
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
-        """For heads of 128, four to each of eight KV heads, and pages of 16."""
+        """For heads of 128, four to each of eight KV heads, and pages of 16. Defaults also with sinks."""
         pointers = {
             "query": "*bf16", "cache": CACHE_TYPES[format], "table": "*i32", "lengths": "*i32", "starts": "*i32",
             "scales": "*fp32", "out": "*bf16",
         }  # fmt: skip
-        names = ("query", "out", "plane", "block", "slot", "head")
-        strides = {f"{name}_stride": "i64" if name == "plane" else "i32" for name in names}
-        signature = {**pointers, "softmax_scale": "fp32", "sequences": "i32", **strides, "table_stride": "i32"}
-        constants = {"HEAD": 128, "PAGE": 16, "KV_HEADS": 8, "GROUP": 4, "WINDOW": self.window or 0,
+        signature = {**pointers, "softmax_scale": "fp32", "sequences": "i32", **STRIDES, "table_stride": "i32"}
+        constants = {"sinks": None, "HEAD": 128, "PAGE": 16, "KV_HEADS": 8, "GROUP": 4, "WINDOW": self.window or 0,
                      "SOFT_CAP": self.soft_cap or 0.0, "BF16": format == "bf16", "HEAD_BLOCK": 128,
                      **dict(variant.constants)}  # fmt: skip
-        return (Launch(_attend, signature, constants, (*pointers, *strides), variant.options),)
+        kernels = (Launch(_attend, signature, constants, (*pointers, *STRIDES), variant.options),)
+        return with_sinks(kernels, only=self.sinks, also=variant in SPACES[format].defaults)
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:
-        sequences, heads, kv_heads, dim, page, tokens, shortest, context = (shape[name] for name in self.dimensions)
-        lengths = contexts(sequences, shortest, context)
-        pairs = read = queries = pages = 0
-        for length in lengths:
-            chunk, most = min(tokens, length), min(length, self.window or length)
-            fewer = max(0, most - length + chunk - 1)  # queries that see less than the last one, each one key less
-            pairs += chunk * most - fewer * (fewer + 1) // 2
-            read += min(length, max(0, most + chunk - 1))
-            queries += chunk
-            pages += -(-length // page)
-        cached = 2 * kv_heads * dim * CACHE_DTYPES[format].itemsize
-        return Work(
-            read * cached + 4 * queries * heads * dim + 4 * (pages + 2 * sequences + 1), 4 * pairs * heads * dim
-        )
+        return least_work(format, shape, self.window)
 
     def case(
         self, format: str, shape: Mapping[str, int], seed: int, *, padding: int = 0, device: str = "cpu"
     ) -> AttentionCase:
-        return random_case(format, shape, seed, padding, device, window=self.window, soft_cap=self.soft_cap)
+        return random_case(
+            format, shape, seed, padding, device, window=self.window, soft_cap=self.soft_cap, sinks=self.sinks
+        )
 
     def reference(self, case: AttentionCase) -> dict[str, Expected]:
         return expected(case)
@@ -283,7 +286,8 @@ class PrefillAttention:
         assert case.starts is not None
         prefill_attention(
             case.query, case.cache, case.table, case.lengths, case.starts, case.scales, case.out,
-            softmax_scale=case.softmax_scale, window=case.window, soft_cap=case.soft_cap, variant=variant,
+            softmax_scale=case.softmax_scale, window=case.window, soft_cap=case.soft_cap, sinks=case.sinks,
+            variant=variant,
         )  # fmt: skip
 
     def fallback(self, case: AttentionCase) -> None:
@@ -291,3 +295,5 @@ class PrefillAttention:
 
 
 PREFILL_ATTENTION = PrefillAttention()
+WITH_SINKS = PrefillAttention(window=128, sinks=True)
+"""As every second layer of gpt-oss has it."""

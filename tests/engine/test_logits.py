@@ -124,7 +124,18 @@ def test_logits_of_the_triton_kernels_are_near_too(name, model_folder, make_sett
     assert_near_in_bfloat16(logits_interpreted(make_settings, folder), folder, texts, starts)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_gpt_oss_on_the_triton_kernels_is_near_transformers(model_folder, make_settings, tmp_path):
+    """A checkpoint as published: attention sinks in layers with and without a window that a prompt outgrows, biases,
+    experts that stay in MXFP4. Attention interpreted, in chunks and token by token; the rest by the kernels' fallbacks,
+    whose kernels other tests interpret."""
+    packed, plain = in_mxfp4(model_folder("gpt-oss"), tmp_path)
+    texts, starts = [prompts(320)[2][:33], prompts(320)[3][:9]], [30, 8]
+    scheme = {"quantization": {"kind": "mxfp4"}}
+    ours = logits_interpreted(make_settings, packed, texts, starts, candidate=scheme, choices=ATTENTION_INTERPRETED)
+    assert_near_in_bfloat16(ours, plain, texts, starts)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe", "gpt-oss"])
 def test_on_a_processor_the_kernels_torch_fallbacks_give_them(name, model_folder, make_settings):
     pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
     folder = model_folder(name)
@@ -182,14 +193,26 @@ TUNED_PREFILL = Choice(
     variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
 )  # fmt: skip
 """Likewise not its default."""
+ATTENTION_INTERPRETED = tuple(
+    Choice(operator, format, dict.fromkeys(dimensions.split(), 1), chosen)
+    for operator, format, dimensions, chosen in (
+        ("rms_norm", "bf16", "rows columns", FALLBACK),
+        ("rope_cache", "bf16", "tokens heads kv_heads head_dim rotary_dim block_size", FALLBACK),
+        ("fused_moe", "mxfp4", "tokens experts top_k hidden intermediate", FALLBACK),
+        ("decode_attention", "bf16", "sequences heads kv_heads head_dim block_size shortest context",
+         variant(1, 3, BLOCK_N=32, SPLITS=2)),
+    )
+)  # fmt: skip
 LIMITS = {"max_num_batched_tokens": 32, "max_num_seqs": 3}
 
 
-def logits_interpreted(make_settings, folder, **options) -> list[torch.Tensor]:
-    """Of `TRITON_TEXTS`, in a process in which Triton interprets."""
+def logits_interpreted(
+    make_settings, folder, texts=TRITON_TEXTS, starts=TRITON_STARTS, **options
+) -> list[torch.Tensor]:
+    """In a process in which Triton interprets."""
     pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
     settings = make_settings(folder, LIMITS, dtype="bf16", operators="triton", **options)
-    found = list(steps(settings, TRITON_TEXTS, TRITON_STARTS))
+    found = list(steps(settings, texts, starts))
     done = subprocess.run(
         [sys.executable, "-c", _RUN_INTERPRETED],
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -198,7 +221,7 @@ def logits_interpreted(make_settings, folder, **options) -> list[torch.Tensor]:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr.decode()
-    ours: list[list[list[float]]] = [[] for _ in TRITON_TEXTS]
+    ours: list[list[list[float]]] = [[] for _ in texts]
     for (_, ids), rows in zip(found, pickle.loads(done.stdout), strict=True):
         for i, row in zip(ids, rows, strict=True):
             ours[i].append(row)

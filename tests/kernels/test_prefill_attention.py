@@ -1,4 +1,4 @@
-"""What attention of prompt chunks promises beyond its reference: windows, caps, mixed batches, far pages, wgmma."""
+"""What attention of prompt chunks promises beyond its reference: windows, caps, sinks, batches, far pages, wgmma."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fwopt_kernels.prefill_attention import PREFILL_ATTENTION, PrefillAttention,
 
 SHAPE = {"sequences": 3, "heads": 8, "kv_heads": 4, "head_dim": 64, "block_size": 16, "tokens": 60, "shortest": 20,
          "context": 190}  # fmt: skip
+FEW = {"sequences": 2, "kv_heads": 2, "shortest": 0, "context": 70}
 SMALL = variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0)
 
 
@@ -30,6 +31,17 @@ def test_windows_and_capped_logits(format: str, window: int | None, soft_cap: fl
     for chosen in (SMALL, variant(8, 2, BLOCK_M=128, BLOCK_N=128, HEADS_FIRST=1)):
         assert interpreted(operator, format, SHAPE, variant=chosen, seed=11) == []
     assert differences(operator, format, SHAPE, variant=None, seed=11) == []
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8"])
+@pytest.mark.parametrize(("window", "soft_cap"), [(37, None), (None, 3.0)])
+def test_sinks_join_each_softmax_once(
+    format: str, window: int | None, soft_cap: float | None, interpreted: Any
+) -> None:
+    """Sinks among the logits, far above and far below them, where float16 would not hold the keys' weights."""
+    operator, shape = PrefillAttention(window, soft_cap, sinks=True), {**SHAPE, **FEW}
+    assert interpreted(operator, format, shape, variant=SMALL, seed=11) == []
+    assert differences(operator, format, shape, variant=None, seed=11) == []
 
 
 def test_windows_and_caps_change_the_result() -> None:
@@ -59,17 +71,18 @@ def test_a_chunk_of_one_token_is_a_decode() -> None:
 
 
 def test_a_chunk_alone_is_the_chunk_in_a_batch_bit_for_bit() -> None:
-    """In any order, between empty ones, beside shorter and longer ones."""
+    """In any order, between empty ones, beside shorter and longer ones. With sinks, the same."""
     code = (
         "import torch\n"
         "from fwopt_kernels.contract import variant\n"
-        "from fwopt_kernels.prefill_attention import PREFILL_ATTENTION, prefill_attention\n"
+        "from fwopt_kernels.prefill_attention import PrefillAttention, prefill_attention\n"
         f"shape, chosen = {SHAPE}, variant(4, 3, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=1)\n"
-        "for format in ('bf16', 'fp8'):\n"
-        "    case = PREFILL_ATTENTION.case(format, shape, 5)\n"
-        "    PREFILL_ATTENTION.run(case, chosen)\n"
+        "for format, operator, context in (('bf16', PrefillAttention(), 190), ('fp8', PrefillAttention(), 190),\n"
+        "        ('bf16', PrefillAttention(window=37, sinks=True), 70)):\n"
+        "    case = operator.case(format, {**shape, 'context': context}, 5)\n"
+        "    operator.run(case, chosen)\n"
         "    starts = case.starts.tolist()\n"
-        "    assert starts == [0, 20, 80, 140]\n"
+        "    assert starts == ([0, 20, 80, 140] if context == 190 else [0, 20, 65, 125])\n"
         "    for order in ([0], [1], [2], [2, 0, 1]):\n"
         "        rows = [slice(starts[i], starts[i + 1]) for i in order]\n"
         "        query = torch.cat([case.query[r] for r in rows])\n"
@@ -79,7 +92,7 @@ def test_a_chunk_alone_is_the_chunk_in_a_batch_bit_for_bit() -> None:
         "        lengths = case.lengths[again].clone()\n"
         "        lengths[0] = 0\n"
         "        prefill_attention(query, case.cache, case.table[again], lengths, ends, case.scales, out,\n"
-        "            softmax_scale=case.softmax_scale, variant=chosen)\n"
+        "            softmax_scale=case.softmax_scale, window=case.window, sinks=case.sinks, variant=chosen)\n"
         "        assert torch.equal(out, torch.cat([case.out[r] for r in rows])), (format, order)\n"
     )
     run_apart(code, interpret=True)
@@ -161,7 +174,7 @@ def test_products_are_hoppers_and_blocks_that_all_queries_see_have_no_mask() -> 
         "from fwopt_kernels.prefill_attention import PREFILL_ATTENTION\n"
         "for format, type in (('bf16', 'bf16'), ('fp8', 'f16')):\n"
         "    for chosen in PREFILL_ATTENTION.space(format).defaults:\n"
-        "        (one,) = PREFILL_ATTENTION.launches(format, chosen)\n"
+        "        one = PREFILL_ATTENTION.launches(format, chosen)[0]\n"
         "        asm = compiled_kernel(one, ARCHITECTURES['sm_90']).asm\n"
         "        kinds = set(re.findall(r'wgmma.mma_async\\S+', asm['ptx']))\n"
         "        name = 'wgmma.mma_async.sync.aligned.m64n{}k16.f32.' + f'{type}.{type}'\n"

@@ -14,6 +14,8 @@ from fwopt.perf.cost import CostModel
 from fwopt.perf.kernel_times import KernelTimes, find
 from fwopt.perf.store import entries, load_profile, open_profile
 from fwopt.perf.tuned import TunedCosts
+from fwopt.search.kernels import known_kernels, with_kernels
+from fwopt.search.space import SpaceOverrides
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.targets import load_hardware, load_model
@@ -183,6 +185,25 @@ def test_prompts_attend_in_the_time_of_the_kernel(tmp_path: Path) -> None:
     assert default.prefill_s[at] == pytest.approx(2 * tuned.prefill_s[at], rel=1e-6)
     assert tuned.prefill_chunk_floor_s == before.prefill_chunk_floor_s
     assert (tuned.prefill_s[:5] == before.prefill_s[:5]).all()
+
+
+def test_gpt_oss_is_planned_with_tuned_attention(tmp_path: Path) -> None:
+    """Its 12 layers without a window take the kernel's times; the profile has rows of its own for a window of 128."""
+    model, engine = load_model("openai/gpt-oss-20b"), EngineSpec(name="fwopt", version="0")
+    plain = CostModel(model, H200, engine, load_profile(H200, EngineSpec()))
+    shape = (("sequences", 1), ("heads", 64), ("kv_heads", 8), ("head_dim", 64), ("block_size", 16), ("shortest", 16),
+             ("context", 16))  # fmt: skip
+    ids = [v.id for v in load(OPERATORS["decode_attention"]).space("bf16").variants()[:2]]
+    rows = [Row("bf16", shape, ids[at], at == 0, at > 0, 10.0, s, s, s, 9) for at, s in enumerate((20e-6, 15e-6))]
+    kept(tmp_path, rows, operator="decode_attention")
+    times, _ = known_kernels(engine, H200, plain, tmp_path, SpaceOverrides(kernels=("tuned",)))
+    assert times is not None
+    costs = with_kernels(plain, times)
+    default, tuned = (
+        costs.grid(Candidate(quantization=Mxfp4(), kernels=kernels)) for kernels in (None, times.kernels.digest)
+    )
+    at = int(np.searchsorted(tuned.decode_context, 16))
+    assert default.decode_s[0, at] - tuned.decode_s[0, at] == pytest.approx(12 * 5e-6, rel=1e-6)
 
 
 def experts(format: str, seconds: float) -> list[Row]:

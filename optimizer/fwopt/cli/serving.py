@@ -60,9 +60,9 @@ def prepare(asked: Asked) -> tuple[Settings, Served]:
     batching, tp = candidate.batching, candidate.parallelism.tp
     graphs = device == "cuda" and not asked.enforce_eager
     dtype = cast(DType, _one_of("--dtype", asked.dtype, ("bf16", "fp32")))
-    there = (device == "cuda" or candidate.kernels is not None) and without_triton(architecture, dtype) is None
+    there = (device == "cuda" or candidate.kernels is not None) and without_triton(dtype) is None
     if candidate.kernels is not None and (asked.operators == "torch" or not there):
-        why = without_triton(architecture, dtype) or "--operators torch"
+        why = without_triton(dtype) or "--operators torch"
         raise InputError(f"--config {asked.config}: names tuned kernels {candidate.kernels}, which do not run: {why}")
     operators = _one_of("--operators", asked.operators or ("triton" if there else "torch"), ("torch", "triton"))
     settings = Settings(

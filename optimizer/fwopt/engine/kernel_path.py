@@ -92,7 +92,6 @@ class KernelStep:
 
     def decode(self, q: Tensor, cache: Tensor, group: int, how: Attended) -> Tensor:
         """The variant is that of the longest context that the table could hold: lengths are on the device."""
-        assert how.sinks is None
         table, lengths = self._decodes[group]
         out, longest = q.new_empty(q.shape), table.shape[1] * cache.shape[2]
         longest = min(longest, how.window or longest)
@@ -101,13 +100,13 @@ class KernelStep:
             head_dim=q.shape[2], block_size=cache.shape[2], shortest=max(1, longest // SPREAD), context=longest,
         )  # fmt: skip
         decode_attention(
-            q, cache, table, lengths, self._scales, out, softmax_scale=how.scale, window=how.window, variant=chosen
-        )
+            q, cache, table, lengths, self._scales, out, softmax_scale=how.scale, window=how.window, sinks=how.sinks,
+            variant=chosen,
+        )  # fmt: skip
         return out
 
     def prefill(self, qkv: Tensor, heads: int, cache: Tensor, how: Attended) -> Tensor:
         """The variant is that of the chunks' means."""
-        assert how.sinks is None
         assert self._chunks is not None
         c = self._chunks
         q = qkv[c.first :, :heads]
@@ -121,7 +120,7 @@ class KernelStep:
         )  # fmt: skip
         prefill_attention(
             q, cache, c.table, c.lengths, c.starts, self._scales, out, softmax_scale=how.scale, window=how.window,
-            variant=chosen,
+            sinks=how.sinks, variant=chosen,
         )  # fmt: skip
         return out
 

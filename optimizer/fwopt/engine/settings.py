@@ -61,7 +61,7 @@ def check(settings: Settings) -> None:
             f"without chunked prefill max_num_batched_tokens must be at least max_model_len, "
             f"got {b.max_num_batched_tokens} < {settings.max_model_len}"
         )
-    if settings.operators == "triton" and (reason := without_triton(settings.architecture, settings.dtype)):
+    if settings.operators == "triton" and (reason := without_triton(settings.dtype)):
         raise InputError(f"operators triton: {reason}; use --operators torch")
     if settings.max_model_len > settings.architecture.max_position:
         raise InputError(
@@ -70,12 +70,10 @@ def check(settings: Settings) -> None:
         )
 
 
-def without_triton(shape: Architecture, dtype: DType) -> str | None:
-    """Why `fwopt_kernels` cannot serve it, or None."""
+def without_triton(dtype: DType) -> str | None:
+    """Why `fwopt_kernels` cannot serve in it, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if dtype != "bf16":
         return f"the kernels compute in bf16, got {dtype}"
-    if shape.sinks:
-        return "the kernels have no attention sinks"
     return None

@@ -36,11 +36,6 @@ def known_kernels(
             )
         unused = "tuned kernels do not take part: the engine's own step times were measured, with its default kernels"
         return None, (unused,) if times is not None else ()
-    if costs.model.architecture == "GptOssForCausalLM":
-        if "tuned" in wanted:
-            raise InputError("search.kernels: gpt-oss has attention sinks, which no kernel has; leave `tuned` out")
-        unused = "tuned kernels do not take part: this model has attention sinks, so the engine serves it with torch"
-        return None, (unused,) if times is not None else ()
     if "tuned" in wanted and times is None:
         why = notes[0] if notes else f"none were tuned on {device.name}; run `fwopt kernels tune` there"
         raise InputError(f"search.kernels: no tuned kernels hold here: {why}")
