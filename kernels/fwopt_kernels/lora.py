@@ -78,7 +78,8 @@ def lora(
     unit = gcd(adapters.b.stride(2), 16)
     expand[(blocks * triton.cdiv(outputs, chosen["BLOCK_N"]),)](
         parts, adapters.b, adapters.scales, y, *shared, outputs, r_blocks,
-        adapters.b.stride(0), adapters.b.stride(2) // unit, y.stride(0), UNIT=unit, BLOCK_N=chosen["BLOCK_N"], **sizes, **chosen.options,
+        adapters.b.stride(0), adapters.b.stride(2) // unit, y.stride(0), UNIT=unit, BLOCK_N=chosen["BLOCK_N"],
+        **sizes, **chosen.options,
     )  # fmt: skip
 
 
@@ -109,9 +110,9 @@ def _require(x: Tensor, adapters: Adapters, ids: Tensor, y: Tensor) -> None:
 
 
 def _allowed(v: Variant) -> bool:
-    """16 rows serve decoding, where A and B are what is read: many parts of K make many programs. 64 rows and more serve
-    prompts, where x and y are, and parts of K are written and read for nothing. More numbers of the parts a thread, all
-    loaded at once, would spill."""
+    """16 rows serve decoding, where A and B are what is read: many parts of K make many programs. 64 rows and more
+    serve prompts, where x and y are, and parts of K are written and read for nothing. More numbers of the parts a
+    thread, all loaded at once, would spill."""
     rows, rank, depth, channels = (v[name] for name in ("BLOCK_M", "BLOCK_R", "BLOCK_K", "BLOCK_N"))
     step_kib, threads = depth * (rows + rank) / 512, 32 * v.num_warps
     loaded = 0 if v["SPLIT_K"] == 1 else v["SPLIT_K"] * rows * rank // threads
@@ -156,7 +157,8 @@ class Lora:
         return SPACE
 
     def launches(self, format: str, variant: Variant) -> tuple[Launch, ...]:
-        """For inputs that blocks divide, and two ranks: one block of it, the largest. Sorting, which BLOCK_M alone changes, is the defaults' alone."""
+        """For inputs that blocks divide, and two ranks: one block of it, the largest. Sorting, which BLOCK_M alone
+        changes, is the defaults' alone."""
         types: dict[str, str] = {
             "x": "*bf16", "a": "*bf16", "b": "*bf16", "y": "*bf16", "scales": "*fp32",
             "parts": "*fp32" if variant["SPLIT_K"] > 1 else "*bf16",

@@ -20,8 +20,8 @@ Choice = Literal["each", "one", "none"]
 
 @dataclass(frozen=True)
 class Adapters:
-    """Of one layer, all of one rank, as vLLM's `lora_a_stacked` and `lora_b_stacked` hold them. Smaller ranks are filled
-    up with zeros."""
+    """Of one layer, all of one rank, as vLLM's `lora_a_stacked` and `lora_b_stacked` hold them. Smaller ranks are
+    filled up with zeros."""
 
     a: Tensor
     """(adapters, 1, rank, inputs) bfloat16; rows may lie apart."""
