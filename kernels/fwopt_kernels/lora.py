@@ -60,7 +60,7 @@ def lora(
         fallback(LoraCase(x, adapters, ids, y))
         return
     (tokens, inputs), outputs, rank = x.shape, y.shape[1], adapters.rank
-    if tokens == 0:
+    if tokens == 0 or adapters.count == 0:
         return
     chosen = variant or SPACE.default_for({"tokens": tokens, "adapters": adapters.count})
     routing = routing or routed(ids, adapters, chosen)
@@ -200,7 +200,7 @@ class Lora:
 
     def run(self, case: LoraCase, variant: Variant) -> None:
         rows = variant["BLOCK_M"]
-        if rows not in case.routings and len(case.x):
+        if rows not in case.routings and case.ids.numel():
             case.routings[rows] = routed(case.ids, case.adapters, variant)
         lora(case.x, case.adapters, case.ids, case.y, routing=case.routings.get(rows), variant=variant)
 

@@ -159,7 +159,7 @@ def test_what_it_cannot_read_is_refused() -> None:
         call(routing=align_torch(case.ids, 3, 64))
 
 
-def test_nothing_is_added_by_chance_and_b_is_read_by_sixteen_bytes() -> None:
+def test_nothing_is_added_by_chance_and_nothing_is_read_by_single_numbers() -> None:
     """Asked of the PTX; also where rows of B are 16 or 48 bytes. Blocks of 64 rows are multiplied with wgmma."""
     code = (
         "import re\n"
@@ -170,7 +170,7 @@ def test_nothing_is_added_by_chance_and_b_is_read_by_sixteen_bytes() -> None:
         "few, many = SPACE.defaults\n"
         "def ptx(launch):\n"
         "    found = compiled_kernel(launch, ARCHITECTURES['sm_90']).asm['ptx']\n"
-        "    assert 'atom.global' not in found and 'red.global' not in found, launch.label\n"
+        "    assert not re.search('(atom|[^a]red)[.]global', found), launch.label\n"
         "    return found\n"
         "shrink, expand, *_ = LORA.launches('bf16', many)\n"
         "assert 'wgmma.mma_async' in ptx(shrink) and 'wgmma.mma_async' in ptx(expand)\n"
