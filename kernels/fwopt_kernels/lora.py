@@ -2,10 +2,10 @@
 
 What vLLM's Triton kernels for LoRA compute (`lora/ops/triton_ops/lora_shrink_op.py`, `lora_expand_op.py`, Apache-2.0),
 which are Punica's (Chen et al., arXiv 2310.18547), on the weights that they read: one slice of a fused layer a call.
-Sums are float32; x @ A^T is rounded to bfloat16 once it is whole, as vLLM rounds it, and y once: the scale multiplies
-and y is added in float32. K is divided among programs, whose parts are added in order: no atomics, unlike there, so
-results repeat to the bit, and for a given variant a row's does not depend on the others. An id outside
-0..adapters - 1 is no adapter.
+Sums are float32; x @ A^T is rounded to bfloat16 when it is whole, as vLLM rounds it. The scale multiplies, and y is
+added, in float32: y is rounded once, where vLLM rounds the product first. K is divided among programs, whose parts are
+added in order, without vLLM's atomics: results repeat to the bit, and for a given variant a row's does not depend on
+the others. An id outside 0..adapters - 1 is no adapter.
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ def expand(
     before = tl.load(y, mask=written, other=0.0)
     b += adapter * adapter_stride + (tl.where(n < outputs, n, 0).to(tl.int64) * (b_units * UNIT))[:, None]
     parts += (token * RANK)[:, None]
+    apart = tl.full((), RANK, tl.int64) * tokens  # one token is a constant, which has no type to change
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for r_block in tl.range(0, r_blocks, num_stages=2):
         r = r_block * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -86,7 +87,7 @@ def expand(
         wanted = real[:, None] & known
         hidden = tl.load(parts + r[None, :], mask=wanted, other=0.0)
         for part in tl.static_range(1, SPLIT_K):
-            hidden += tl.load(parts + part * tokens.to(tl.int64) * RANK + r[None, :], mask=wanted, other=0.0)
+            hidden += tl.load(parts + part * apart + r[None, :], mask=wanted, other=0.0)
         if SPLIT_K > 1:
             hidden = to_bf16(hidden)
         total = dot(hidden, tl.trans(tl.load(b + r[None, :], mask=known, other=0.0)), total)

@@ -160,13 +160,15 @@ def test_what_it_cannot_read_is_refused() -> None:
 
 
 def test_nothing_is_added_by_chance_and_nothing_is_read_by_single_numbers() -> None:
-    """Asked of the PTX; also where rows of B are 16 or 48 bytes. Blocks of 64 rows are multiplied with wgmma."""
+    """Asked of the PTX; also where rows of B are 16 or 48 bytes. Blocks of 64 rows are multiplied with wgmma. Triton
+    makes constants of arguments that are one, as for one token of one adapter."""
     code = (
         "import re\n"
         "from dataclasses import replace\n"
         "from fwopt_kernels.compiler import compiled_kernel\n"
         "from fwopt_kernels.contract import ARCHITECTURES\n"
         "from fwopt_kernels.lora import LORA, SPACE\n"
+        "from fwopt_kernels.moe_routing import align_launch\n"
         "few, many = SPACE.defaults\n"
         "def ptx(launch):\n"
         "    found = compiled_kernel(launch, ARCHITECTURES['sm_90']).asm['ptx']\n"
@@ -175,9 +177,11 @@ def test_nothing_is_added_by_chance_and_nothing_is_read_by_single_numbers() -> N
         "shrink, expand, *_ = LORA.launches('bf16', many)\n"
         "assert 'wgmma.mma_async' in ptx(shrink) and 'wgmma.mma_async' in ptx(expand)\n"
         "_, expand, *_ = LORA.launches('bf16', few)\n"
+        "sizes = {name: type for name, type in expand.signature.items() if name not in ('tokens', 'b_units')}\n"
         "for rank, block in ((8, 16), (24, 32)):\n"
-        "    constants = {**expand.constants, 'RANK': rank, 'BLOCK_R': block, 'UNIT': 8}\n"
-        "    lines = ptx(replace(expand, constants=constants)).splitlines()\n"
+        "    known = {'RANK': rank, 'BLOCK_R': block, 'UNIT': 8, 'tokens': 1, 'b_units': 1}\n"
+        "    lines = ptx(replace(expand, signature=sizes, constants=expand.constants | known)).splitlines()\n"
         "    assert not any('ld.global' in line and '.b16' in line for line in lines), rank\n"
+        "compiled_kernel(align_launch(1, 16), ARCHITECTURES['sm_90'])\n"
     )
     run_apart(code, interpret=False)
