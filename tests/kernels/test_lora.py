@@ -24,8 +24,9 @@ SMALL = variant(4, 4, BLOCK_M=16, BLOCK_R=64, BLOCK_K=64, BLOCK_N=64, SPLIT_K=4)
 """With parts of K that have no block: 96 inputs are two."""
 
 
-@pytest.mark.parametrize("rank", [8, 24, 100, 256])
-def test_ranks_that_are_no_multiple_of_a_block(rank: int, interpreted: Any) -> None:
+@pytest.mark.parametrize("rank", [24, 256])
+def test_ranks_that_no_block_divides_and_the_largest(rank: int, interpreted: Any) -> None:
+    """Of 8, 16 and 72: `test_correctness.py`."""
     assert interpreted(LORA, "bf16", {**SHAPE, "rank": rank}, variant=SMALL, seed=rank, padding=8) == []
 
 
@@ -60,7 +61,7 @@ for chosen in ({SMALL!r}, *SPACE.defaults, FALLBACK):
     again = case.y.clone()
     lora(case.x, case.adapters, case.ids, again, routing=routed(case.ids, case.adapters, chosen), variant=chosen)
     assert torch.equal(y, again)
-    for i in (0, 4, 7):
+    for i in (4, 7):
         alone = case.y[i : i + 1].clone()
         lora(case.x[i : i + 1], case.adapters, case.ids[i : i + 1], alone, variant=chosen)
         assert torch.equal(alone[0], y[i]), (chosen, i)
