@@ -73,8 +73,8 @@ SHAPES: dict[str, list[dict[str, int]]] = {
     ],
     "sampling": [{"rows": 8, "vocabulary": 1501}, {"rows": 1, "vocabulary": 5003}, {"rows": 0, "vocabulary": 9}],
     "lora": [
-        {"tokens": 7, "adapters": 3, "rank": 16, "inputs": 320, "outputs": 136},
-        {"tokens": 35, "adapters": 2, "rank": 72, "inputs": 200, "outputs": 33},
+        {"tokens": 7, "adapters": 2, "rank": 16, "inputs": 320, "outputs": 136},
+        {"tokens": 35, "adapters": 1, "rank": 72, "inputs": 200, "outputs": 33},
         {"tokens": 1, "adapters": 1, "rank": 8, "inputs": 64, "outputs": 8},
         {"tokens": 0, "adapters": 2, "rank": 8, "inputs": 64, "outputs": 8},
     ],
