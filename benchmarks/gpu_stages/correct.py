@@ -101,10 +101,11 @@ def shapes(dimensions: tuple[str, ...], small: bool) -> list[tuple[tuple[str, in
             "rows": rows, "tokens": rows, "m": rows, "columns": 4096, "n": 1536, "k": 2048, "heads": 32, "kv_heads": 8,
             "head_dim": 128, "rotary_dim": 128, "block_size": 16, "sequences": min(rows, 40), "batch": min(rows, 40),
             "shortest": 1, "context": 1500, "experts": 16, "top_k": 4, "hidden": 1024, "intermediate": 512,
-            "vocabulary": 151_936,
+            "vocabulary": 151_936, "adapters": 6, "rank": (16, 64, 200)[len(shapes)], "inputs": 4096, "outputs": 6144,
         }  # fmt: skip
         if small:
             facts |= {"columns": 512, "n": 256, "k": 256, "context": 200, "experts": 4, "top_k": 2, "hidden": 256,
-                      "vocabulary": 1000, "intermediate": 128, "heads": 8, "kv_heads": 2}  # fmt: skip
+                      "vocabulary": 1000, "intermediate": 128, "heads": 8, "kv_heads": 2, "inputs": 256,
+                      "outputs": 384}  # fmt: skip
         shapes.append(tuple((d, facts[d]) for d in dimensions))
     return shapes

@@ -20,3 +20,5 @@ ATTENTION = ((1, 1024), (32, 1024), (32, 8192), (128, 2048))
 """(sequences, tokens of context each)"""
 PROMPTS = ((1, 512, 512), (1, 2048, 2048), (1, 8192, 8192), (4, 2048, 2048), (32, 64, 64), (1, 2048, 32768))
 """(chunks, tokens each, tokens of context each, the chunk's own included)"""
+ADAPTERS = ((1, 16), (8, 16), (8, 64))
+"""(adapters of a batch, their rank)"""

@@ -7,7 +7,7 @@ the format may be off by the step between them. So tolerances are tight without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,13 +20,12 @@ from fwopt_kernels.moe_formats import quantized_torch, random_matrix
 from fwopt_kernels.moe_weights import BLOCK, Matrix
 from fwopt_kernels.row_formats import Rows
 from fwopt_kernels.silu_mul import SLOPE, silu_mul
+from fwopt_kernels.tolerance import Pair, moved, product, to_bf16
 
 Choice = Literal["uniform", "one", "partial"]
 """Of experts: at random; the same ones for all tokens; at random and half of the ids -1, as of other ranks' experts."""
 _LIMIT = 1.5
 """Of gpt-oss's activation; random numbers often reach it, hardly ever the 7 of its checkpoints."""
-Pair = tuple[Tensor, Tensor]
-"""Values, and how far each may be off."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,6 @@ def random_case(format: str, shape: Mapping[str, int], seed: int, padding: int, 
     )  # fmt: skip
 
 
-def _moved(rounding: Callable[[Tensor], Tensor], x: Pair) -> Pair:
-    """Rounded, and the steps between all that the rounded number may be."""
-    values, off = x
-    middle = rounding(values)
-    return middle, torch.maximum((rounding(values + off) - middle).abs(), (rounding(values - off) - middle).abs())
-
-
-def _to_bf16(x: Pair) -> Pair:
-    return _moved(lambda values: values.float().to(torch.bfloat16).double(), x)
-
-
 def _to_groups(x: Pair) -> Pair:
     """Through e4m3 groups, whose scales may be off as their largest number is; float32 divides as the kernel does."""
     values, off = x
@@ -95,14 +83,8 @@ def _to_groups(x: Pair) -> Pair:
         codes = (numbers.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
         return codes.double() * scale.double()
 
-    middle, steps = _moved(rounding, (values, off + shift))
+    middle, steps = moved(rounding, (values, off + shift))
     return middle, steps + shift
-
-
-def _product(x: Pair, weights: Tensor, bias: Tensor | float, unit: float) -> Pair:
-    """Errors of many products add up like independent ones; four times that is never seen. `unit`: of the sum."""
-    values, off = x
-    return values @ weights.T + bias, 4 * ((off**2 + (unit * values) ** 2) @ (weights**2).T).sqrt()
 
 
 def _gated(x: Pair, limit: float | None) -> Pair:
@@ -110,12 +92,12 @@ def _gated(x: Pair, limit: float | None) -> Pair:
     (gate, up), (gate_off, up_off) = (part.chunk(2, -1) for part in x)
     silu_off = 1.1 * gate_off + 2**-20 * gate.abs()
     if limit is None:
-        silu, silu_off = _to_bf16((F.silu(gate), silu_off))
+        silu, silu_off = to_bf16((F.silu(gate), silu_off))
     else:
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit) + 1
         silu = gate * torch.sigmoid(SLOPE * gate)
     off = silu_off * (up.abs() + up_off) + silu.abs() * up_off
-    return _to_bf16((silu * up, off + 2**-22 * (silu * up).abs()))
+    return to_bf16((silu * up, off + 2**-22 * (silu * up).abs()))
 
 
 def expected(case: MoeCase) -> dict[str, Expected]:
@@ -130,10 +112,10 @@ def expected(case: MoeCase) -> dict[str, Expected]:
         if narrow:
             rows = _to_groups(rows)
         first, second = (0.0, 0.0) if case.biases is None else (b[expert].double() for b in case.biases)
-        hidden = _gated(_to_bf16(_product(rows, case.w1.dense(expert, torch.float64), first, unit)), case.limit)
+        hidden = _gated(to_bf16(product(rows, case.w1.dense(expert, torch.float64), first, unit)), case.limit)
         if narrow:
             hidden = _to_groups(hidden)
-        values, wrong = _to_bf16(_product(hidden, case.w2.dense(expert, torch.float64), second, unit))
+        values, wrong = to_bf16(product(hidden, case.w2.dense(expert, torch.float64), second, unit))
         share = case.probabilities[token, choice].double().unsqueeze(1)
         total.index_add_(0, token, values * share)
         off.index_add_(0, token, (wrong + 2**-22 * values.abs()) * share)

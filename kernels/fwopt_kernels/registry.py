@@ -19,6 +19,7 @@ OPERATORS: dict[str, str] = {
     "fp8_gemm": "fwopt_kernels.fp8_gemm:FP8_GEMM",
     "int8_gemm": "fwopt_kernels.int8_gemm:INT8_GEMM",
     "sampling": "fwopt_kernels.sampling:SAMPLING",
+    "lora": "fwopt_kernels.lora:LORA",
 }
 
 

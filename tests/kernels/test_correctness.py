@@ -72,6 +72,12 @@ SHAPES: dict[str, list[dict[str, int]]] = {
         {**CONTEXTS, "sequences": 0, "tokens": 9},
     ],
     "sampling": [{"rows": 8, "vocabulary": 1501}, {"rows": 1, "vocabulary": 5003}, {"rows": 0, "vocabulary": 9}],
+    "lora": [
+        {"tokens": 7, "adapters": 2, "rank": 16, "inputs": 320, "outputs": 136},
+        {"tokens": 35, "adapters": 1, "rank": 72, "inputs": 200, "outputs": 33},
+        {"tokens": 1, "adapters": 1, "rank": 8, "inputs": 64, "outputs": 8},
+        {"tokens": 0, "adapters": 2, "rank": 8, "inputs": 64, "outputs": 8},
+    ],
     "fused_moe": [
         LAYER,
         {**LAYER, "tokens": 11, "hidden": 96, "intermediate": 160},
@@ -87,6 +93,7 @@ VARIANTS: dict[str, Variant] = {
     "prefill_attention": variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
     "fused_moe": variant(4, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=64, GROUP_SIZE_M=16),
     "sampling": variant(4, 1, BLOCK=1024, SPLITS=1),
+    "lora": variant(8, 4, BLOCK_M=64, BLOCK_R=64, BLOCK_K=64, BLOCK_N=128, SPLIT_K=1),
     "w4a16": variant(4, 4, BLOCK_M=8, BLOCK_N=64, BLOCK_K=256, SPLIT_K=1, GROUP_M=1),
     "fp8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),
     "int8_gemm": variant(8, 3, BLOCK_M=64, BLOCK_N=128, SPLIT_K=1, GROUP_M=8, SWAP_AB=0, TMA=0),

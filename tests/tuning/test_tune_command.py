@@ -56,6 +56,10 @@ def test_fallbacks_are_timed_at_the_shapes_of_the_trace_and_kept(trace: Path, tm
         (("--budget", "soon"), "--budget must be a time above zero, for example 90s or 10m, got 'soon'"),
         (("--op", "rmsnorm"), "unknown operator 'rmsnorm'; nearest: rms_norm"),
         (("--hardware", "h200:1"), "--device cuda: "),
+        (
+            ("--hardware", "h200:1", "--device", "cpu", "--op", "lora"),
+            "nothing to tune: lora: no engine is simulated with adapters, so no step calls it",
+        ),
     ],
 )
 def test_bad_input_is_one_line(trace: Path, arguments: tuple[str, ...], words: str) -> None:

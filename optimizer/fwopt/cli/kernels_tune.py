@@ -56,7 +56,7 @@ def tune(
 ) -> None:
     """Tune kernel variants at the shapes that a trace makes a deployment compute, as often as it does."""
     from fwopt.cli.counting import counting
-    from fwopt.tuning.demand import demands
+    from fwopt.tuning.demand import demands, uncalled
     from fwopt.tuning.device import describe
     from fwopt.tuning.operators import compiles_ahead, home, targets, vllm_version
     from fwopt.tuning.tune import tune as run
@@ -73,8 +73,9 @@ def tune(
         case.evaluator.cost_model.model, case.candidate, result.steps, case.evaluator.cost_model.engine.name
     )
     wanted = [d for d in wanted if (compiles_ahead(d.family.operator) if op is None else d.family.operator in op)]
+    notes = [*uncalled(op or (), wanted), *notes]
     if not wanted:
-        raise InputError(f"nothing to tune: {'; '.join(notes) or 'none of the operators named is called'}")
+        raise InputError(f"nothing to tune: {'; '.join(notes)}")
     with counting() as tell:
         found = run(
             wanted, case.evaluator.hardware.device, host, budget_s=budget_s, seed=seed, most=buckets, tell=tell,

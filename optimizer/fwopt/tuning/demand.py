@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -22,6 +22,7 @@ _LINEARS = {"w4a16": ("w4a16",), "fp8": ("fp8_gemm", "fp8"), "fp8_block": ("fp8_
 """Dtype of a linear layer -> names of an operator that computes it, the first that there is. bf16 products are left to
 the vendor's library."""
 _SCALES = ("tensor", "row", "block")
+_NEVER_CALLED = {"lora": "no engine is simulated with adapters, so no step calls it"}
 _FORMAT_WORDS = {"fp8": ("tensor", "row"), "fp8_block": ("block",), "int8": ("row",)}
 
 
@@ -39,6 +40,13 @@ def demands(
     if family is not None:  # once a step, whatever the layers; prompts that end in a step are few beside its decodes
         found[family] = [Demand(family, steps.batch[:, None], steps.decode_steps)]
     return [_together(demand) for demand in found.values()], sorted(set(notes))
+
+
+def uncalled(names: Iterable[str], found: Iterable[Demand]) -> list[str]:
+    """A line for each operator named that there is no demand for."""
+    called = {demand.family.operator for demand in found}
+    missing = [name for name in dict.fromkeys(names) if name not in called]
+    return [f"{name}: {_NEVER_CALLED.get(name, 'no step of this deployment calls it')}" for name in missing]
 
 
 def _together(parts: list[Demand]) -> Demand:
