@@ -24,10 +24,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Live tests measure servers, so nothing runs beside them.
+# Tests that measure servers go last, with nothing beside them.
 test: lint
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not live'
-	$(BIN)/pytest -m live
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not live and not alone'
+	$(BIN)/pytest -m 'live or alone'
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,8 @@ from fwopt.perf.store import open_profile
 from fwopt.spec.engine import EngineSpec
 from fwopt.targets import load_hardware, load_model
 
+pytestmark = pytest.mark.alone
+
 RUN = [sys.executable, "-c", "from fwopt.cli.app import main; main()"]
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -14,6 +14,8 @@ import pytest
 
 from fwopt.workload import read
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 
 

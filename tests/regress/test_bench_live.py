@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.alone
+
 STUB = Path(__file__).parents[1] / "live" / "stub.py"
 
 

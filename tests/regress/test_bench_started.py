@@ -19,6 +19,8 @@ from fwopt.spec.bench_result import Run
 from fwopt.spec.candidate import Batching, Candidate
 from fwopt.spec.engine import EngineSpec
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
