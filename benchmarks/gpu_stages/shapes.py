@@ -22,3 +22,5 @@ PROMPTS = ((1, 512, 512), (1, 2048, 2048), (1, 8192, 8192), (4, 2048, 2048), (32
 """(chunks, tokens each, tokens of context each, the chunk's own included)"""
 ADAPTERS = ((1, 16), (8, 16), (8, 64))
 """(adapters of a batch, their rank)"""
+SAMPLED, VOCABULARY = (1, 16, 256), 151_936
+"""Tokens drawn at once, of Qwen3's."""

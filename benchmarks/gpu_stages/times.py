@@ -7,7 +7,7 @@ from typing import Any
 
 from gpu_stages import Result, Session
 from gpu_stages.machine import as_device
-from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, LARGE, MODELS, PROMPTS
+from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
 from gpu_stages.vendor import baselines
 
 
@@ -57,7 +57,7 @@ def demands(small: bool) -> list[Any]:
 
     steps: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else (*DECODE, *LARGE))]
     few: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else (1, 16, 256, 4096))]
-    add("sampling", few[:3], vocabulary=1000 if small else 151_936)
+    add("sampling", few if small else [(m,) for m in SAMPLED], vocabulary=1000 if small else VOCABULARY)
     for adapters, rank in ADAPTERS[: 1 if small else None]:
         n, k = (256, 256) if small else MODELS["Qwen3-8B"]["linears"]["qkv"]
         add("lora", few, adapters=adapters, rank=rank, inputs=k, outputs=n)

@@ -1,4 +1,4 @@
-"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, `torch._int_mm`, torch's attention."""
+"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, `torch._int_mm`, torch's attention and sort."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from gpu_stages import Result, Session
-from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS, PROMPTS
+from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
 
 
 def baselines(session: Session, seconds: float) -> list[Result]:
-    """cuBLAS through F.linear, `torch._scaled_mm`, `torch._int_mm`, torch's attention: each on rotating memory, in a
-    CUDA graph."""
+    """cuBLAS through F.linear, `torch._scaled_mm`, `torch._int_mm`, torch's attention, tokens drawn after a sort: each
+    on rotating memory, in a CUDA graph."""
     import torch
 
     device, small = session.device, session.small
@@ -39,6 +39,10 @@ def baselines(session: Session, seconds: float) -> list[Result]:
             jobs.append(
                 ({"what": "torch sdpa, chunks", **shape}, partial(_sdpa, device, sequences, tokens, context, model))
             )
+    vocabulary = 1000 if small else VOCABULARY
+    for count in (1, 4) if small else SAMPLED:
+        shape = {"rows": count, "vocabulary": vocabulary}
+        jobs.append(({"what": "torch sort and draw", **shape}, partial(_sampling, device, count, vocabulary)))
     for row, build in jobs:
         if time.monotonic() > ends:
             break
@@ -105,3 +109,17 @@ def _sdpa(device: str, sequences: int, tokens: int, context: int, model: Result)
     seen = causal_lower_right(tokens, context) if tokens > 1 else None
     attend = partial(torch.nn.functional.scaled_dot_product_attention, attn_mask=seen, enable_gqa=True)
     return [partial(attend, q, *c) for c in caches]
+
+
+def _sampling(device: str, rows: int, vocabulary: int) -> list[Callable[[], Any]]:
+    """Logits in float32 sorted, cut to top-k and top-p, and raced, as vLLM does without a kernel of its own."""
+    from fwopt_kernels.sampling_case import SamplingCase, kept, random_case
+
+    def draw(case: SamplingCase) -> Any:
+        heat = case.parameters.temperature.clamp(min=1e-5)[:, None]
+        scores = kept(case.logits / heat, case.parameters.top_k, case.parameters.top_p)
+        chances = scores.softmax(dim=-1)
+        return (chances / chances.new_empty(chances.shape).exponential_()).argmax(dim=-1)
+
+    shape, copies = {"rows": rows, "vocabulary": vocabulary}, min(_copies(4 * rows * vocabulary, device), 16)
+    return [partial(draw, random_case("fp32", shape, seed, 0, device)) for seed in range(copies)]
