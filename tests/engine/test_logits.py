@@ -191,9 +191,9 @@ TUNED_PREFILL = Choice(
     "prefill_attention", "bf16",
     {"sequences": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "block_size": 16, "tokens": 32, "shortest": 32,
      "context": 32},
-    variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
+    variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0, SPLITS=4),
 )  # fmt: skip
-"""Likewise not its default."""
+"""Likewise not its default: the keys in parts."""
 ATTENTION_INTERPRETED = tuple(
     Choice(operator, format, dict.fromkeys(dimensions.split(), 1), chosen)
     for operator, format, dimensions, chosen in (

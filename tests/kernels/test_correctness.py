@@ -90,7 +90,7 @@ VARIANTS: dict[str, Variant] = {
     "silu_mul": variant(2, 1, BLOCK=1024),
     "rope_cache": variant(1, 1, HEADS=2),
     "decode_attention": variant(1, 3, BLOCK_N=32, SPLITS=1),
-    "prefill_attention": variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
+    "prefill_attention": variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0, SPLITS=1),
     "fused_moe": variant(4, 3, BLOCK_SIZE_M=64, BLOCK_SIZE_N=256, BLOCK_SIZE_K=64, GROUP_SIZE_M=16),
     "sampling": variant(4, 1, BLOCK=1024, SPLITS=1),
     "lora": variant(8, 4, BLOCK_M=64, BLOCK_R=64, BLOCK_K=64, BLOCK_N=128, SPLIT_K=1),
