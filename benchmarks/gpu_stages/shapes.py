@@ -18,7 +18,8 @@ MODELS: dict[str, dict[str, Any]] = {
 DECODE, LARGE = (1, 2, 4, 8, 16), (64, 256, 1024, 4096)
 ATTENTION = ((1, 1024), (32, 1024), (32, 8192), (128, 2048))
 """(sequences, tokens of context each)"""
-PROMPTS = ((1, 512, 512), (1, 2048, 2048), (1, 8192, 8192), (4, 2048, 2048), (32, 64, 64), (1, 2048, 32768))
+PROMPTS = ((1, 512, 512), (1, 2048, 2048), (1, 8192, 8192), (4, 2048, 2048), (32, 64, 64), (1, 2048, 32768),
+           (1, 64, 32768), (8, 16, 8192))  # fmt: skip
 """(chunks, tokens each, tokens of context each, the chunk's own included)"""
 ADAPTERS = ((1, 16), (8, 16), (8, 64))
 """(adapters of a batch, their rank)"""

@@ -55,12 +55,16 @@ def _everything(_: Variant) -> bool:
     return True
 
 
+def _everywhere(_: Variant, __: Mapping[str, int]) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Large:
-    """The default of calls in which arithmetic counts, not memory."""
+    """A default of its own, from so much of what decides on."""
 
     rows: Callable[[Mapping[str, int]], float]
-    """Shape -> what decides: rows that share weights."""
+    """Shape -> what decides: rows that share weights, keys that few queries read."""
     least: int
     """From so many on."""
     variant: Variant
@@ -76,16 +80,20 @@ class Space:
     default: Variant
     allowed: Callable[[Variant], bool] = _everything
     large: Large | None = None
+    """The default of calls in which arithmetic counts, not memory."""
+    long: Large | None = None
+    """The default of calls of few programs that would each take long. It goes before `large`."""
+    suits: Callable[[Variant, Mapping[str, int]], bool] = _everywhere
+    """Whether a variant may be worth its memory at a shape: elsewhere it is not timed, and the default runs."""
 
     def default_for(self, shape: Mapping[str, int]) -> Variant:
         """What runs at that shape where nothing was tuned."""
-        if self.large is not None and self.large.rows(shape) >= self.large.least:
-            return self.large.variant
-        return self.default
+        own = (other for other in (self.long, self.large) if other is not None)
+        return next((other.variant for other in own if other.rows(shape) >= other.least), self.default)
 
     @property
     def defaults(self) -> tuple[Variant, ...]:
-        return (self.default,) if self.large is None else (self.default, self.large.variant)
+        return (self.default, *(other.variant for other in (self.large, self.long) if other is not None))
 
     def variants(self) -> tuple[Variant, ...]:
         """All allowed variants, the defaults first."""

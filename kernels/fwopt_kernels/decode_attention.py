@@ -1,9 +1,8 @@
 """Attention of one query token a sequence over a paged KV cache, the context cut into splits.
 
-All query heads of a KV head share one program, so each key and value is read once. A split writes its own normalised
-sum and the logarithm of its mass; a second kernel merges them in a fixed order, and attention sinks with them: a sink
-counts once, whatever the splits. Where a split begins and ends depends on its sequence's length and the variant alone:
-a sequence's result is the same, bit for bit, in every batch.
+All query heads of a KV head share one program, so each key and value is read once. What the splits leave behind is
+joined by `attention_merge.py`. Where a split begins and ends depends on its sequence's length and the variant alone: a
+sequence's result is the same, bit for bit, in every batch.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels.attention_case import AttentionCase, expected, fallback, least_work, random_case
+from fwopt_kernels.attention_merge import join, merge_launch, room
 from fwopt_kernels.contract import FALLBACK, NUM_STAGES, NUM_WARPS, Expected, Launch, Space, Variant, Work, variant
 from fwopt_kernels.paged_attention import STRIDES, capped, operand, pages, require_readable, sink_weight, with_sinks
 from fwopt_kernels.rope_cache import CACHE_DTYPES
@@ -105,34 +105,13 @@ def _attend(
         tl.store(out, to_bf16(total * inverse), mask=wanted)
         if PACK == 2:
             tl.store(out + 1, to_bf16(odd * inverse), mask=wanted)
-    elif begin < end:
+    else:
         row = (sequence * tl.num_programs(0) * GROUP + head) * SPLITS + split
-        tl.store(partial + row * HEAD + word * PACK, total * inverse, mask=wanted)
-        if PACK == 2:
-            tl.store(partial + row * HEAD + word * PACK + 1, odd * inverse, mask=wanted)
+        if begin < end:
+            tl.store(partial + row * HEAD + word * PACK, total * inverse, mask=wanted)
+            if PACK == 2:
+                tl.store(partial + row * HEAD + word * PACK + 1, odd * inverse, mask=wanted)
         tl.store(mass + row, (top + tl.log2(amount))[:, None], mask=real)
-
-
-@triton.jit
-def _merge(
-    partial, mass, lengths, sinks, out, out_stride,
-    HEAD: tl.constexpr, WINDOW: tl.constexpr, HEAD_BLOCK: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """A program a head and sequence: its splits weighted by their mass. Empty ones hold nothing and are not read."""
-    head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    split, dim = tl.arange(0, SPLITS), tl.arange(0, HEAD_BLOCK)
-    _, begin, end = _span(tl.load(lengths + sequence), split, WINDOW, SPLITS, BLOCK_N)
-    used = begin < end
-    row = (sequence * tl.num_programs(0) + head) * SPLITS + split
-    weight = tl.load(mass + row, mask=used, other=float("-inf"))
-    top = tl.maximum(tl.max(weight, 0), -1e30)
-    weight = tl.exp2(weight - top)  # zeros where no split holds anything
-    values = tl.load(partial + row[:, None] * HEAD + dim, mask=used[:, None] & (dim < HEAD), other=0.0)
-    amount = tl.sum(weight, 0)
-    if sinks is not None:
-        amount += sink_weight(sinks, head, top)
-    result = tl.sum(weight[:, None] * values, 0) / tl.where(amount > 0, amount, 1.0)
-    tl.store(out + sequence * out_stride + head * HEAD + dim, to_bf16(result), mask=dim < HEAD)
 
 
 def decode_attention(
@@ -147,8 +126,9 @@ def decode_attention(
     which only the entries that `lengths` (sequences,) int32 reaches are read. scales (2,) float32: of keys and of
     values, read for an e4m3 cache only. `window`: positions that a query sees, its own the last. `soft_cap`: logits
     become cap * tanh(logits / cap). `sinks` (heads,) float32 or bfloat16: a logit a head that joins every softmax
-    without a value, neither scaled nor capped (gpt-oss). `workspace`: `workspace_numbers` float32, needed by more than
-    one split. ValueError: heads or rows that are not packed, groups that are not whole, sinks of another shape or type.
+    without a value, neither scaled nor capped (gpt-oss). `workspace`: what `workspace_numbers` asks for, else
+    allocated. ValueError: heads or rows that are not packed, groups that are not whole, sinks of another shape or type,
+    a workspace that is too small.
     """
     if variant == FALLBACK:
         case = AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap, sinks=sinks)
@@ -160,27 +140,18 @@ def decode_attention(
     require_readable(query, out, cache, sinks, table=table, lengths=lengths)
     pack, page, kv_heads = 1 if cache.dtype == torch.bfloat16 else 2, cache.shape[2], cache.shape[3]
     chosen = variant or SPACES["bf16" if pack == 1 else "fp8"].default
-    splits, block_n = chosen["SPLITS"], chosen["BLOCK_N"]
+    splits = chosen["SPLITS"]
     words = cache if pack == 1 else cache.view(torch.int16)
-    if workspace is None:
-        needed = workspace_numbers(sequences, heads, head_dim, chosen)
-        workspace = torch.empty(needed, dtype=torch.float32, device=query.device)
-    mass = workspace[sequences * heads * splits * head_dim :]
-    shape = {"HEAD": head_dim, "WINDOW": window or 0, "HEAD_BLOCK": triton.next_power_of_2(head_dim),
-             "SPLITS": splits, "BLOCK_N": block_n}  # fmt: skip
+    partial, mass = room(query, chosen, workspace)
     _attend[(kv_heads, splits, sequences)](
-        query, words, table, lengths, scales, sinks if splits == 1 else None, out, workspace, mass, softmax_scale,
+        query, words, table, lengths, scales, sinks if splits == 1 else None, out, partial, mass, softmax_scale,
         query.stride(0), out.stride(0), words.stride(0), words.stride(1), words.stride(2), words.stride(3),
-        table.stride(0), PACK=pack, PAGE=page, GROUP=heads // kv_heads, SOFT_CAP=soft_cap or 0.0,
-        GROUP_BLOCK=_group_block(heads // kv_heads), **shape, **chosen.options,
+        table.stride(0), PACK=pack, HEAD=head_dim, PAGE=page, GROUP=heads // kv_heads, WINDOW=window or 0,
+        SOFT_CAP=soft_cap or 0.0, HEAD_BLOCK=triton.next_power_of_2(head_dim),
+        GROUP_BLOCK=_group_block(heads // kv_heads), **dict(chosen.constants), **chosen.options,
     )  # fmt: skip
     if splits > 1:
-        _merge[(heads, sequences)](workspace, mass, lengths, sinks, out, out.stride(0), **shape, **chosen.options)
-
-
-def workspace_numbers(sequences: int, heads: int, head_dim: int, chosen: Variant) -> int:
-    """Of float32: a result and a mass for each head and split; none where one split writes the output itself."""
-    return sequences * heads * chosen["SPLITS"] * (head_dim + 1) if chosen["SPLITS"] > 1 else 0
+        join(partial, mass, sinks, out, chosen, rows=1)
 
 
 def _group_block(group: int) -> int:
@@ -227,19 +198,17 @@ class DecodeAttention:
             "query": "*bf16", "cache": "*bf16" if format == "bf16" else "*i16", "table": "*i32", "lengths": "*i32",
             "scales": "*fp32", "out": "*bf16", "partial": "*fp32", "mass": "*fp32",
         }  # fmt: skip
-        shape = {"sinks": None, "HEAD": 128, "WINDOW": self.window or 0, "HEAD_BLOCK": 128, **dict(variant.constants)}
         attend = Launch(
             _attend,
             {**pointers, "softmax_scale": "fp32", **STRIDES, "table_stride": "i32"},
-            {**shape, "PACK": 1 if format == "bf16" else 2, "PAGE": 16, "GROUP": 4, "SOFT_CAP": self.soft_cap or 0.0,
-             "GROUP_BLOCK": 16},
+            {"sinks": None, "HEAD": 128, "WINDOW": self.window or 0, "HEAD_BLOCK": 128,
+             "PACK": 1 if format == "bf16" else 2, "PAGE": 16, "GROUP": 4, "SOFT_CAP": self.soft_cap or 0.0,
+             "GROUP_BLOCK": 16, **dict(variant.constants)},
             (*pointers, *STRIDES),
             variant.options,
             "splits",
         )  # fmt: skip
-        merged = {**{name: pointers[name] for name in ("partial", "mass", "lengths", "out")}, "out_stride": "i32"}
-        merge = Launch(_merge, merged, shape, tuple(merged), variant.options, "merge")
-        kernels = (attend,) if variant["SPLITS"] == 1 else (attend, merge)
+        kernels = (attend,) if variant["SPLITS"] == 1 else (attend, merge_launch(variant, rows=1))
         return with_sinks(kernels, only=self.sinks, also=variant in SPACES[format].defaults)
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:

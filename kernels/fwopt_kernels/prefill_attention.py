@@ -2,8 +2,9 @@
 
 A tile's rows are queries by heads: all query heads of a KV head share one program, so each key and value is read once
 for the group. Blocks of keys that every query of the tile sees are taken without masks, those at its ends with masks,
-those wholly after it or before its window not at all. Which blocks a query meets, and in which order, depends on its
-own chunk, context and the variant alone: a chunk's result is the same, bit for bit, in every batch.
+those wholly after it or before its window not at all. Where tiles are few and contexts long, what a tile sees is cut
+into parts, each a program's, joined by `attention_merge.py`. Which blocks a query meets, in which order and part,
+depends on its own chunk, context and the variant alone: a chunk's result is the same, bit for bit, in every batch.
 
 An e4m3 cache is converted to float16 on its way to shared memory, from which Hopper's products take their second
 operand; a 16-bit one can be transposed there.
@@ -16,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from fwopt_kernels.attention_case import AttentionCase, expected, fallback, least_work, random_case
+from fwopt_kernels.attention_merge import join, merge_launch, room
 from fwopt_kernels.contract import (
     FALLBACK,
     NUM_STAGES,
@@ -32,143 +33,21 @@ from fwopt_kernels.contract import (
     Work,
     variant,
 )
-from fwopt_kernels.paged_attention import (
-    LOG2_E,
-    STRIDES,
-    capped,
-    operand,
-    pages,
-    require_readable,
-    sink_weight,
-    with_sinks,
-)
+from fwopt_kernels.paged_attention import STRIDES, require_readable, with_sinks
+from fwopt_kernels.prefill_kernels import attend
 from fwopt_kernels.rope_cache import CACHE_DTYPES, CACHE_TYPES
-from fwopt_kernels.rounding import dot, to_bf16
 
-
-@triton.jit
-def _place(starts, sequences, QUERIES: tl.constexpr, KV_HEADS: tl.constexpr, HEADS_FIRST: tl.constexpr):
-    """KV head and sequence of this program; its first query within the chunk, beyond it where there is nothing to do.
-
-    Sequence i has the tiles from starts[i] // QUERIES + i on: enough of them, found without knowing any length on the
-    host. The last tile begins first: the later in its chunk, the longer it takes, and what begins last should be short.
-    """
-    tiles = tl.num_programs(0) // KV_HEADS  # in one dimension: a second one ends at 65,535
-    if HEADS_FIRST:
-        kv_head, tile = tl.program_id(0) % KV_HEADS, tiles - 1 - tl.program_id(0) // KV_HEADS
-    else:
-        kv_head, tile = tl.program_id(0) // tiles, tiles - 1 - tl.program_id(0) % tiles
-    low, high = tile * 0, sequences
-    while high - low > 1:
-        middle = (low + high) // 2
-        if tl.load(starts + middle) // QUERIES + middle <= tile:
-            low = middle
-        else:
-            high = middle
-    return kv_head, low, (tile - low - tl.load(starts + low) // QUERIES) * QUERIES
-
-
-@triton.jit
-def _attend_block(
-    q, cache, block, start, end, plane_stride, block_stride, slot_stride, position, scale, top, amount, total,
-    HEAD: tl.constexpr, PAGE: tl.constexpr, WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, BF16: tl.constexpr,
-    HEAD_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """One block of keys: the largest logit so far, the sum of weights, the weighted values."""
-    at, dim = start + tl.arange(0, BLOCK_N), tl.arange(0, HEAD_BLOCK)[None, :]
-    rows = (block * block_stride + at % PAGE * slot_stride)[:, None] + dim
-    if MASKED or HEAD != HEAD_BLOCK:
-        real = (at < end)[:, None] & (dim < HEAD)
-        k = tl.load(cache + rows, mask=real, other=0.0)
-        v = tl.load(cache + plane_stride + rows, mask=real, other=0.0)
-    else:
-        k, v = tl.load(cache + rows), tl.load(cache + plane_stride + rows)
-    if not BF16:
-        k, v = k.to(tl.float16), v.to(tl.float16)
-    s = dot(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))
-    if SOFT_CAP > 0:
-        s = capped(s * scale, SOFT_CAP)
-        scale = 1.0
-    if MASKED:
-        seen = at[None, :] <= position
-        if WINDOW > 0:
-            seen = seen & (at[None, :] > position - WINDOW)
-        s = tl.where(seen, s, float("-inf"))
-    higher = tl.maximum(top, tl.max(s, 1) * scale)
-    p, shrink = tl.exp2(s * scale - higher[:, None]), tl.exp2(top - higher)
-    total = dot(operand(p, BF16), v, total * shrink[:, None])
-    return higher, amount * shrink + tl.sum(p, 1), total
-
-
-@triton.jit(do_not_specialize=["sequences"])  # else compiled anew while serving, for one and for multiples of 16
-def _attend(
-    query, cache, table, lengths, starts, scales, sinks, out, softmax_scale, sequences,
-    query_stride, out_stride, plane_stride, block_stride, slot_stride, head_stride, table_stride,
-    HEAD: tl.constexpr, PAGE: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, WINDOW: tl.constexpr,
-    SOFT_CAP: tl.constexpr, BF16: tl.constexpr, HEAD_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    HEADS_FIRST: tl.constexpr,
-):  # fmt: skip
-    """A program a KV head and tile of queries. HEADS_FIRST: all heads of a tile begin together, else all tiles of a
-    head, whose keys and values the L2 cache then holds for all of them."""
-    queries: tl.constexpr = BLOCK_M // GROUP
-    kv_head, sequence, first = _place(starts, sequences, queries, KV_HEADS, HEADS_FIRST)
-    begin = tl.load(starts + sequence)
-    chunk = tl.load(starts + sequence + 1) - begin
-    if first >= chunk:
-        return
-    row = tl.arange(0, BLOCK_M)[:, None]
-    number, head = first + row // GROUP, kv_head * GROUP + row % GROUP
-    dim = tl.arange(0, HEAD_BLOCK)[None, :]
-    wanted = (row < queries * GROUP) & (number < chunk) & (dim < HEAD)
-    token = (begin + number).to(tl.int64)
-    q = tl.load(query + token * query_stride + head * HEAD + dim, mask=wanted, other=0.0)
-    q = operand(q.to(tl.float32), BF16)
-    key_scale, value_scale = (1.0, 1.0) if BF16 else (tl.load(scales), tl.load(scales + 1))
-    scale = softmax_scale * key_scale * (1.0 if SOFT_CAP > 0 else LOG2_E)
-    table += sequence.to(tl.int64) * table_stride
-    cache += kv_head.to(tl.int64) * head_stride
-
-    length = tl.load(lengths + sequence)
-    before = length - chunk
-    position, end = before + number, tl.minimum(before + first + queries, length)
-    plain = (before + first + 1) // BLOCK_N * BLOCK_N  # the first query sees all before this
-    top, amount = tl.full([BLOCK_M], -1e30, tl.float32), tl.zeros([BLOCK_M], tl.float32)
-    total = tl.zeros([BLOCK_M, HEAD_BLOCK], tl.float32)
-    origin = length * 0
-    if WINDOW > 0:
-        origin = tl.maximum(before + first + 1 - WINDOW, 0) // BLOCK_N * BLOCK_N
-    block = pages(table, origin, end, PAGE, BLOCK_N)
-    if WINDOW > 0:
-        inside = tl.cdiv(tl.maximum(end - WINDOW, 0), BLOCK_N) * BLOCK_N  # the last query sees all from here on
-        for start in range(origin, tl.minimum(inside, end), BLOCK_N):
-            here, block = block, pages(table, start + BLOCK_N, end, PAGE, BLOCK_N)
-            top, amount, total = _attend_block(
-                q, cache, here, start, end, plane_stride, block_stride, slot_stride, position, scale, top, amount,
-                total, HEAD, PAGE, WINDOW, SOFT_CAP, BF16, HEAD_BLOCK, BLOCK_M, BLOCK_N, True,
-            )  # fmt: skip
-        origin = tl.maximum(origin, inside)
-    for start in range(origin, plain, BLOCK_N):
-        here, block = block, pages(table, start + BLOCK_N, end, PAGE, BLOCK_N)
-        top, amount, total = _attend_block(
-            q, cache, here, start, end, plane_stride, block_stride, slot_stride, position, scale, top, amount, total,
-            HEAD, PAGE, WINDOW, SOFT_CAP, BF16, HEAD_BLOCK, BLOCK_M, BLOCK_N, False,
-        )  # fmt: skip
-    for start in range(tl.maximum(origin, plain), end, BLOCK_N):
-        here, block = block, pages(table, start + BLOCK_N, end, PAGE, BLOCK_N)
-        top, amount, total = _attend_block(
-            q, cache, here, start, end, plane_stride, block_stride, slot_stride, position, scale, top, amount, total,
-            HEAD, PAGE, WINDOW, SOFT_CAP, BF16, HEAD_BLOCK, BLOCK_M, BLOCK_N, True,
-        )  # fmt: skip
-    if sinks is not None:  # not before: beside a large one, float16 holds no weights
-        amount += sink_weight(sinks, kv_head * GROUP + tl.arange(0, BLOCK_M) % GROUP, top)
-    result = total * (value_scale / tl.where(amount > 0, amount, 1.0))[:, None]
-    tl.store(out + token * out_stride + head * HEAD + dim, to_bf16(result), mask=wanted)
+MERGED = 64
+"""Parts that one program joins, of few heads of queries or of many: with more of 128 numbers each it spills."""
+MOST_PROGRAMS = 1024
+"""Beyond it there are none to add on a GPU of 132 multiprocessors with two programs each. Of heads of 128, so many
+leave 34 MB behind."""
 
 
 def prefill_attention(
     query: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, starts: Tensor, scales: Tensor, out: Tensor, *,
     softmax_scale: float, window: int | None = None, soft_cap: float | None = None, sinks: Tensor | None = None,
-    variant: Variant | None = None,
+    variant: Variant | None = None, workspace: Tensor | None = None,
 ) -> None:  # fmt: skip
     """out = softmax(softmax_scale * query @ keys) @ values: of each token over its sequence's tokens up to itself.
 
@@ -179,7 +58,8 @@ def prefill_attention(
     (sequences, most blocks) int32, of which only the entries that `lengths` (sequences,) int32 reaches are read. scales
     (2,) float32: of keys and of values, read for an e4m3 cache only. `softmax_scale` is above zero. `window`: positions
     that a query sees, its own the last. `soft_cap`: logits become cap * tanh(logits / cap). `sinks`: as those of
-    `decode_attention`. ValueError: what does not fit, or is not packed.
+    `decode_attention`. `workspace`: what `workspace_numbers` of `attention_merge.py` asks for, else allocated.
+    ValueError: what does not fit, or is not packed.
     """
     tokens, heads, head_dim = query.shape
     sequences = len(lengths)
@@ -199,21 +79,39 @@ def prefill_attention(
     page, kv_heads = cache.shape[2], cache.shape[3]
     bf16, group = cache.dtype == torch.bfloat16, heads // kv_heads
     space, each = SPACES["bf16" if bf16 else "fp8"], tokens // sequences
-    chosen = variant or space.default_for({"tokens": each, "heads": heads, "kv_heads": kv_heads})
-    block_m = max(chosen["BLOCK_M"], int(triton.next_power_of_2(group)))
+    longest = table.shape[1] * page
+    context = min(longest, each + window) if window else longest
+    sizes = {"sequences": sequences, "tokens": each, "heads": heads, "kv_heads": kv_heads, "context": context}
+    chosen = variant or space.default_for(sizes)
+    splits, block_m = chosen["SPLITS"], max(chosen["BLOCK_M"], int(triton.next_power_of_2(group)))
+    partial, mass = (None, None) if splits == 1 else room(query, chosen, workspace)
     tiles = tokens // (block_m // group) + sequences
-    _attend[(kv_heads * tiles,)](
-        query, cache, table, lengths, starts, scales, sinks, out, softmax_scale, sequences, query.stride(0),
-        out.stride(0), cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3), table.stride(0),
-        HEAD=head_dim, PAGE=page, KV_HEADS=kv_heads, GROUP=group, WINDOW=window or 0, SOFT_CAP=soft_cap or 0.0,
-        BF16=bf16, HEAD_BLOCK=max(16, triton.next_power_of_2(head_dim)),
+    attend[(kv_heads * tiles, splits)](
+        query, cache, table, lengths, starts, scales, sinks if splits == 1 else None, out, partial, mass, softmax_scale,
+        sequences, query.stride(0), out.stride(0), cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3),
+        table.stride(0), HEAD=head_dim, PAGE=page, KV_HEADS=kv_heads, GROUP=group, WINDOW=window or 0,
+        SOFT_CAP=soft_cap or 0.0, BF16=bf16, HEAD_BLOCK=max(16, triton.next_power_of_2(head_dim)),
         **dict(chosen.constants) | {"BLOCK_M": block_m}, **chosen.options,
     )  # fmt: skip
+    if partial is not None and mass is not None:
+        join(partial, mass, sinks, out, chosen, rows=MERGED // splits)
+
+
+def _programs(shape: Mapping[str, int]) -> int:
+    """Of tiles of 64 rows, where nothing is split."""
+    rows = shape["tokens"] * shape["heads"] // shape["kv_heads"]
+    return shape["sequences"] * shape["kv_heads"] * -(-rows // 64)
+
+
+def _suits(v: Variant, shape: Mapping[str, int]) -> bool:
+    splits = dict(v.constants).get("SPLITS", 1)
+    return splits == 1 or _programs(shape) * splits <= MOST_PROGRAMS
 
 
 def _space(format: str) -> Space:
     """A warp has the 16 rows that a matrix instruction gives it: with 32 it holds 128 sums a thread beside its logits,
-    and spills; more warps than rows would divide the keys, and meet in shared memory at every block."""
+    and spills; more warps than rows would divide the keys, and meet in shared memory at every block. Short chunks are
+    split: their tiles are small, they wait for memory, and there are too few of them for their order to matter."""
 
     def allowed(v: Variant) -> bool:
         rows, keys = v["BLOCK_M"], v["BLOCK_N"]
@@ -223,18 +121,24 @@ def _space(format: str) -> Space:
             and keys <= rows  # 64 x 128 spills
             and (step < 2**16 or v.num_stages == 3)  # 128 keys of 16 bits: two stages spill
             and step * v.num_stages <= 192 * 1024  # beside 32 KiB of queries
+            and (v["SPLITS"] == 1 or (rows == keys == 64 and v["HEADS_FIRST"] == 1 and v.num_stages > 2))
         )
 
     def rows(shape: Mapping[str, int]) -> int:
         return shape["tokens"] * shape["heads"] // shape["kv_heads"]
 
-    few = variant(4, 3, BLOCK_M=64, BLOCK_N=64, HEADS_FIRST=1)
+    def context(shape: Mapping[str, int]) -> int:
+        return shape["context"] if _programs(shape) <= 64 else 0
+
+    few = {"BLOCK_M": 64, "BLOCK_N": 64, "HEADS_FIRST": 1}
     return Space(
-        {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "HEADS_FIRST": (0, 1), NUM_WARPS: (4, 8),
-         NUM_STAGES: (2, 3, 4)},
-        default=few,
+        {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "HEADS_FIRST": (0, 1), "SPLITS": (1, 4, 8, 16, 32),
+         NUM_WARPS: (4, 8), NUM_STAGES: (2, 3, 4)},
+        default=variant(4, 3, **few, SPLITS=1),
         allowed=allowed,
-        large=Large(rows, 128, variant(8, 3, BLOCK_M=128, BLOCK_N=64, HEADS_FIRST=1)),
+        large=Large(rows, 128, variant(8, 3, BLOCK_M=128, BLOCK_N=64, HEADS_FIRST=1, SPLITS=1)),
+        long=Large(context, 4096, variant(4, 3, **few, SPLITS=8)),
+        suits=_suits,
     )  # fmt: skip
 
 
@@ -260,13 +164,17 @@ class PrefillAttention:
         """For heads of 128, four to each of eight KV heads, and pages of 16. Defaults also with sinks."""
         pointers = {
             "query": "*bf16", "cache": CACHE_TYPES[format], "table": "*i32", "lengths": "*i32", "starts": "*i32",
-            "scales": "*fp32", "out": "*bf16",
+            "scales": "*fp32", "out": "*bf16", "partial": "*fp32", "mass": "*fp32",
         }  # fmt: skip
+        parts = {} if variant["SPLITS"] > 1 else {"partial": None, "mass": None}
+        pointers = {name: type for name, type in pointers.items() if name not in parts}
         signature = {**pointers, "softmax_scale": "fp32", "sequences": "i32", **STRIDES, "table_stride": "i32"}
-        constants = {"sinks": None, "HEAD": 128, "PAGE": 16, "KV_HEADS": 8, "GROUP": 4, "WINDOW": self.window or 0,
-                     "SOFT_CAP": self.soft_cap or 0.0, "BF16": format == "bf16", "HEAD_BLOCK": 128,
-                     **dict(variant.constants)}  # fmt: skip
-        kernels = (Launch(_attend, signature, constants, (*pointers, *STRIDES), variant.options),)
+        constants = {"sinks": None, **parts, "HEAD": 128, "PAGE": 16, "KV_HEADS": 8, "GROUP": 4,
+                     "WINDOW": self.window or 0, "SOFT_CAP": self.soft_cap or 0.0, "BF16": format == "bf16",
+                     "HEAD_BLOCK": 128, **dict(variant.constants)}  # fmt: skip
+        kernels: tuple[Launch, ...] = (Launch(attend, signature, constants, (*pointers, *STRIDES), variant.options),)
+        if variant["SPLITS"] > 1:
+            kernels = (*kernels, merge_launch(variant, rows=MERGED // variant["SPLITS"]))
         return with_sinks(kernels, only=self.sinks, also=variant in SPACES[format].defaults)
 
     def work(self, format: str, shape: Mapping[str, int]) -> Work:

@@ -15,9 +15,10 @@ import torch
 import transformers
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from fwopt.engine.batch import Plan, decode_groups, make_plan
+from fwopt.engine.batch import Batch, ChunkInput, Plan, decode_groups, make_plan
 from fwopt.engine.linear import make_linear
 from fwopt.engine.parallel import Ranks
+from fwopt.engine.paths import Attended
 from fwopt.engine.runner import Runner
 from fwopt.engine.scheduler import Scheduler
 from fwopt.engine.sequence import Sampling, Sequence
@@ -161,6 +162,27 @@ def test_quantized_weights_by_the_triton_kernels_give_the_engines_own_logits(qua
     assert_nearly_as_near(found, exact, rounded)
 
 
+@pytest.mark.parametrize(("tokens", "splits"), [(64, 8), (512, 1)])
+def test_prompts_are_split_only_where_their_tiles_leave_room(tokens, splits, monkeypatch):
+    """Parts that were tuned for a short chunk stay with it: the next step's long one has tiles enough."""
+    pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
+    from fwopt.engine import kernel_path
+
+    shape = {"sequences": 1, "heads": 32, "kv_heads": 8, "head_dim": 8, "block_size": 16, "tokens": 64,
+             "shortest": 640, "context": 640}  # fmt: skip
+    tuned = variant(4, 3, BLOCK_M=64, BLOCK_N=64, HEADS_FIRST=1, SPLITS=8)
+    choices = Choices([Choice("prefill_attention", "bf16", shape, tuned)])
+    path = kernel_path.KernelPath((torch.zeros(9, 4), torch.zeros(9, 4)), choices)
+    cache = path.allocate(40, 8, 16, 8, torch.bfloat16, torch.device("cpu"))
+    none = torch.zeros(tokens, dtype=torch.int64)
+    batch = Batch(none, none, none, none, chunks=[ChunkInput(slice(0, tokens), torch.arange(40)[None], 640, {})])
+    run = []
+    monkeypatch.setattr(kernel_path, "prefill_attention", lambda *_, variant, **__: run.append(variant))
+    qkv = torch.zeros(tokens, 48, 8, dtype=torch.bfloat16)
+    path.step(batch, cache).prefill(qkv, 32, cache, Attended(1.0, None, None))
+    assert run == [tuned if splits == 8 else None]
+
+
 @pytest.mark.parametrize(("scheme", "k"), [(W4A16(group_size=16), 64), (Int8(), 40)])
 def test_groups_and_widths_that_the_kernels_do_not_know_stay_with_torch(scheme, k):
     pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
@@ -191,9 +213,9 @@ TUNED_PREFILL = Choice(
     "prefill_attention", "bf16",
     {"sequences": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "block_size": 16, "tokens": 32, "shortest": 32,
      "context": 32},
-    variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0),
+    variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0, SPLITS=4),
 )  # fmt: skip
-"""Likewise not its default."""
+"""Likewise not its default: the keys in parts."""
 ATTENTION_INTERPRETED = tuple(
     Choice(operator, format, dict.fromkeys(dimensions.split(), 1), chosen)
     for operator, format, dimensions, chosen in (

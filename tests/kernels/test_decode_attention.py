@@ -81,7 +81,8 @@ def test_a_sequence_alone_is_the_sequence_in_a_batch_bit_for_bit() -> None:
     code = (
         "import torch\n"
         "from fwopt_kernels.contract import variant\n"
-        "from fwopt_kernels.decode_attention import DecodeAttention, decode_attention, workspace_numbers\n"
+        "from fwopt_kernels.attention_merge import workspace_numbers\n"
+        "from fwopt_kernels.decode_attention import DecodeAttention, decode_attention\n"
         f"shape, chosen = {SHAPE}, variant(1, 3, BLOCK_N=32, SPLITS=8)\n"
         "for format, operator, context in (('bf16', DecodeAttention(), 190), ('fp8', DecodeAttention(), 190),\n"
         "        ('bf16', DecodeAttention(window=37, sinks=True), 70)):\n"
@@ -145,3 +146,5 @@ def test_layouts_that_it_cannot_read_are_refused() -> None:
         decode_attention(*plain, sinks=torch.zeros(8).double(), **options)
     with pytest.raises(ValueError, match="8 query heads are no multiple of 3 KV heads"):
         decode_attention(case.query, case.cache[..., :3, :], case.table, case.lengths, case.scales, case.out, **options)
+    with pytest.raises(ValueError, match=r"workspace must be 12480 float32, got 12479 torch\.float32"):
+        decode_attention(*plain, workspace=torch.empty(12479), **options)

@@ -7,20 +7,28 @@ from typing import Any
 import pytest
 import torch
 
-from fwopt_kernels.contract import variant
+from fwopt_kernels.contract import Variant, variant
 
 from .conftest import run_apart
 
 pytest.importorskip("triton", reason="needs Triton, which has builds for Linux only")
 
 from fwopt_kernels.attention_case import contexts
+from fwopt_kernels.attention_merge import workspace_numbers
 from fwopt_kernels.correctness import differences
 from fwopt_kernels.prefill_attention import PREFILL_ATTENTION, PrefillAttention, prefill_attention
 
 SHAPE = {"sequences": 3, "heads": 8, "kv_heads": 4, "head_dim": 64, "block_size": 16, "tokens": 60, "shortest": 20,
          "context": 190}  # fmt: skip
 FEW = {"sequences": 2, "kv_heads": 2, "shortest": 0, "context": 70}
-SMALL = variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0)
+SMALL = variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0, SPLITS=1)
+SPLIT = {"sequences": 3, "heads": 4, "kv_heads": 1, "head_dim": 16, "block_size": 16, "tokens": 18, "shortest": 0,
+         "context": 260}  # fmt: skip
+"""Two tiles a chunk, the second hardly begun; contexts of none, three and five blocks."""
+
+
+def parts(splits: int) -> Variant:
+    return variant(4, 3, BLOCK_M=64, BLOCK_N=64, HEADS_FIRST=1, SPLITS=splits)
 
 
 @pytest.mark.parametrize("format", ["bf16", "fp8"])
@@ -28,7 +36,7 @@ SMALL = variant(4, 2, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=0)
 def test_windows_and_capped_logits(format: str, window: int | None, soft_cap: float | None, interpreted: Any) -> None:
     """Windows shorter than a tile, as long as some blocks, of the token alone, and beyond every context."""
     operator = PrefillAttention(window=window, soft_cap=soft_cap)
-    for chosen in (SMALL, variant(8, 2, BLOCK_M=128, BLOCK_N=128, HEADS_FIRST=1)):
+    for chosen in (SMALL, variant(8, 2, BLOCK_M=128, BLOCK_N=128, HEADS_FIRST=1, SPLITS=1)):
         assert interpreted(operator, format, SHAPE, variant=chosen, seed=11) == []
     assert differences(operator, format, SHAPE, variant=None, seed=11) == []
 
@@ -42,6 +50,63 @@ def test_sinks_join_each_softmax_once(
     operator, shape = PrefillAttention(window, soft_cap, sinks=True), {**SHAPE, **FEW}
     assert interpreted(operator, format, shape, variant=SMALL, seed=11) == []
     assert differences(operator, format, shape, variant=None, seed=11) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "splits", "operator"),
+    [
+        ("bf16", 4, PrefillAttention()),
+        ("fp8", 16, PrefillAttention(window=70, sinks=True)),
+        ("bf16", 16, PrefillAttention(window=1, sinks=True)),
+        ("fp8", 4, PrefillAttention(soft_cap=1.5, sinks=True)),
+    ],
+)
+def test_keys_in_parts(format: str, splits: int, operator: PrefillAttention, interpreted: Any) -> None:
+    """Contexts of fewer blocks than parts, and none; parts that some queries of a tile see nothing of, sinks or not."""
+    assert interpreted(operator, format, SPLIT, variant=parts(splits), seed=11, padding=24) == []
+
+
+def test_a_chunk_in_parts_is_the_chunk_in_a_batch_bit_for_bit() -> None:
+    """What no part wrote is not read: the workspace is full of NaN, and so are the outputs. With sinks, the same."""
+    code = (
+        "import torch\n"
+        "from fwopt_kernels.attention_merge import workspace_numbers\n"
+        "from fwopt_kernels.contract import variant\n"
+        "from fwopt_kernels.prefill_attention import PrefillAttention, prefill_attention\n"
+        "chosen = variant(4, 3, BLOCK_M=64, BLOCK_N=64, HEADS_FIRST=1, SPLITS=4)\n"
+        "for format, operator in (('bf16', PrefillAttention()), ('fp8', PrefillAttention(window=150, sinks=True))):\n"
+        f"    case = operator.case(format, {SPLIT}, 5)\n"
+        "    operator.run(case, chosen)\n"
+        "    starts = case.starts.tolist()\n"
+        "    for order in ([1], [2, 0, 1]):\n"
+        "        rows = [slice(starts[i], starts[i + 1]) for i in order]\n"
+        "        query = torch.cat([case.query[r] for r in rows])\n"
+        "        out = torch.full_like(query, float('nan'))\n"
+        "        ends = torch.tensor([0, *(r.stop - r.start for r in rows)]).cumsum(0).int()\n"
+        "        workspace = torch.full((workspace_numbers(len(query), 4, 16, chosen),), float('nan'))\n"
+        "        prefill_attention(query, case.cache, case.table[order], case.lengths[order], ends, case.scales, out,\n"
+        "            softmax_scale=case.softmax_scale, window=case.window, sinks=case.sinks, variant=chosen,\n"
+        "            workspace=workspace)\n"
+        "        assert torch.equal(out, torch.cat([case.out[r] for r in rows])), (format, order)\n"
+        "        assert workspace.isnan().any() and not workspace[-len(query) * 16:].isnan().any()\n"
+    )
+    run_apart(code, interpret=True)
+
+
+def test_only_few_programs_are_split_and_by_default_only_long_contexts() -> None:
+    """Of Qwen3-8B. What the parts leave behind stays below 35 MB, whichever variant was tuned."""
+    space, heads = PREFILL_ATTENTION.space("bf16"), {"heads": 32, "kv_heads": 8}
+
+    def shape(sequences: int, tokens: int, context: int) -> dict[str, int]:
+        return {**heads, "sequences": sequences, "tokens": tokens, "context": context}
+
+    sizes = ((1, 64, 32768), (8, 16, 8192), (1, 64, 2048), (32, 64, 32768), (1, 2048, 32768))
+    assert [space.default_for(shape(*size))["SPLITS"] for size in sizes] == [8, 8, 1, 1, 1]
+    for sequences, tokens, most in ((1, 1, 32), (1, 64, 32), (8, 16, 16), (1, 512, 4), (64, 1, 1), (1, 8192, 1)):
+        suited = [v for v in space.variants() if space.suits(v, shape(sequences, tokens, 32768))]
+        numbers = [workspace_numbers(sequences * tokens, 32, 128, v) for v in suited]
+        assert 4 * max(numbers) <= 35e6
+        assert max(v["SPLITS"] for v in suited) == most
 
 
 def test_windows_and_caps_change_the_result() -> None:
@@ -76,7 +141,7 @@ def test_a_chunk_alone_is_the_chunk_in_a_batch_bit_for_bit() -> None:
         "import torch\n"
         "from fwopt_kernels.contract import variant\n"
         "from fwopt_kernels.prefill_attention import PrefillAttention, prefill_attention\n"
-        f"shape, chosen = {SHAPE}, variant(4, 3, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=1)\n"
+        f"shape, chosen = {SHAPE}, variant(4, 3, BLOCK_M=64, BLOCK_N=32, HEADS_FIRST=1, SPLITS=1)\n"
         "for format, operator, context in (('bf16', PrefillAttention(), 190), ('fp8', PrefillAttention(), 190),\n"
         "        ('bf16', PrefillAttention(window=37, sinks=True), 70)):\n"
         "    case = operator.case(format, {**shape, 'context': context}, 5)\n"
@@ -115,7 +180,7 @@ def test_pages_and_queries_more_than_two_to_the_31_elements_apart() -> None:
         "rows = torch.empty(2 * (2**30 + 64) + 128, dtype=torch.bfloat16).as_strided((3, 2, 64), (2**30 + 64, 64, 1))\n"
         "rows.copy_(case.query)\n"
         "PREFILL_ATTENTION.run(replace(case, cache=far, query=rows),\n"
-        "    variant(4, 3, BLOCK_M=64, BLOCK_N=16, HEADS_FIRST=0))\n"
+        "    variant(4, 3, BLOCK_M=64, BLOCK_N=16, HEADS_FIRST=0, SPLITS=1))\n"
         "want = PREFILL_ATTENTION.reference(case)['out']\n"
         "assert ((case.results()['out'] - want.values).abs() <= want.atol + want.rtol * want.values.abs()).all()\n"
     )
@@ -173,7 +238,7 @@ def test_products_are_hoppers_and_blocks_that_all_queries_see_have_no_mask() -> 
         "from fwopt_kernels.contract import ARCHITECTURES\n"
         "from fwopt_kernels.prefill_attention import PREFILL_ATTENTION\n"
         "for format, type in (('bf16', 'bf16'), ('fp8', 'f16')):\n"
-        "    for chosen in PREFILL_ATTENTION.space(format).defaults:\n"
+        "    for chosen in PREFILL_ATTENTION.space(format).defaults[:2]:\n"
         "        one = PREFILL_ATTENTION.launches(format, chosen)[0]\n"
         "        asm = compiled_kernel(one, ARCHITECTURES['sm_90']).asm\n"
         "        kinds = set(re.findall(r'wgmma.mma_async\\S+', asm['ptx']))\n"

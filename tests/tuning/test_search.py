@@ -88,6 +88,19 @@ def test_what_cannot_run_is_never_chosen_and_costs_one_question() -> None:
     assert searched(times, v0="no", v1="no", v2="no", v3="no").winner(0) is None
 
 
+def test_what_does_not_suit_a_size_is_not_measured_there() -> None:
+    suits = np.asarray([[True, True, False, True], [True, False, True, True]])
+    family, asked = FamilySearch(**shallow(4, 2), suits=suits), set()
+
+    def ask(bucket: int, variant: int, effort_s: float) -> Measured:
+        asked.add((bucket, variant))
+        return Measured(1e-5 / (1 + variant % 3), 0.002, EFFORTS_S.index(effort_s))
+
+    assert run([family], [ask], lambda: True)
+    assert asked <= {(int(b), int(v)) for b, v in np.argwhere(suits)}
+    assert [family.winner(b) for b in range(2)] == [1, 2]
+
+
 def test_the_default_stays_where_nothing_is_surely_faster() -> None:
     assert searched(1e-5 * np.asarray([[1.0, 0.9995, 1.2]])).winner(0) == 0
 

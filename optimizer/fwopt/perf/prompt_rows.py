@@ -10,7 +10,7 @@ from fwopt.perf.store import Columns
 
 LEAST_SHARE = 0.5
 """Of a prompt's products that a chunk must have to stand for it. What a short chunk takes after a long context says
-nothing of the prompt: it leaves most of a GPU idle."""
+nothing of the prompt: it waits for memory, not for products."""
 
 
 def prompt_rows(rows: Columns) -> Columns:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwopt.tuning.surrogate import Belief, Floats, Surrogate, expected_saving
 
@@ -62,6 +63,8 @@ class FamilySearch:
     """(B,) how often the workload calls each bucket"""
     defaults: tuple[int, ...] | None = None
     """(B,) the variant that runs there untuned; None: variant 0 everywhere"""
+    suits: NDArray[np.bool_] | None = None
+    """(B, V) whether the variant is measured there; None: all are, everywhere"""
     seed: int = 0
     seen: dict[tuple[int, int], Measured] = field(default_factory=dict)
     """(bucket, variant) -> its longest measurement"""
@@ -86,7 +89,8 @@ class FamilySearch:
         """(expected saving in seconds of the workload, bucket, variant); None where nothing is worth it."""
         while self._planned:
             bucket, variant = self._planned[0]
-            if variant in self.refused or (bucket, variant) in self.seen:
+            unsuited = self.suits is not None and not self.suits[bucket, variant]
+            if unsuited or variant in self.refused or (bucket, variant) in self.seen:
                 self._planned.pop(0)
                 continue
             return math.inf, bucket, variant
@@ -116,6 +120,8 @@ class FamilySearch:
             savings[b, v] = 0.0
         for v in self.refused:
             savings[:, v] = 0.0
+        if self.suits is not None:
+            savings[~self.suits] = 0.0
         return savings, float(spent.sum())
 
     def _belief(self) -> Belief:

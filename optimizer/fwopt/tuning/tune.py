@@ -156,6 +156,7 @@ def _part(
         floors_s=floors(demand, points, device),
         calls=calls,
         defaults=_defaults(demand.family, points, candidates, own),
+        suits=_suits(demand.family, points, candidates),
         seed=seed,
     )
     return part
@@ -170,6 +171,14 @@ def _defaults(
     wanted = own or [space.default_for(dict(shape_of(family, point, operator.dimensions))) for point in points]
     known = {variant: at for at, variant in enumerate(candidates.variants)}
     return tuple(known.get(variant, 0) for variant in wanted)
+
+
+def _suits(family: Family, points: list[tuple[int, ...]], candidates: Candidates) -> np.ndarray:
+    """(B, V) what the operator's space says; torch's fallback suits everywhere."""
+    operator = load_operator(family.operator)
+    space = operator.space(family.format)
+    shapes = [dict(shape_of(family, point, operator.dimensions)) for point in points]
+    return np.asarray([[v is None or space.suits(v, shape) for v in candidates.variants] for shape in shapes])
 
 
 def _ask(part: _Part, measuring: Bench, tell: Tell) -> Ask:
