@@ -113,10 +113,10 @@ def _sdpa(device: str, sequences: int, tokens: int, context: int, model: Result)
 
 def _sampling(device: str, rows: int, vocabulary: int) -> list[Callable[[], Any]]:
     """Logits in float32 sorted, cut to top-k and top-p, and raced, as vLLM does without a kernel of its own."""
-    from fwopt_kernels.sampling_case import SamplingCase, kept, random_case
+    from fwopt_kernels.sampling_case import GREEDY_BELOW, SamplingCase, kept, random_case
 
     def draw(case: SamplingCase) -> Any:
-        heat = case.parameters.temperature.clamp(min=1e-5)[:, None]
+        heat = case.parameters.temperature.clamp(min=GREEDY_BELOW)[:, None]
         scores = kept(case.logits / heat, case.parameters.top_k, case.parameters.top_p)
         chances = scores.softmax(dim=-1)
         return (chances / chances.new_empty(chances.shape).exponential_()).argmax(dim=-1)
