@@ -1,4 +1,4 @@
-"""Which variant runs at a shape: the one that was fastest at the nearest shape that was timed."""
+"""Which variant runs at a shape: the one that was fastest at the nearest shape that was timed, where it suits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fwopt_kernels.contract import Variant
+from fwopt_kernels.contract import FALLBACK, Variant
+from fwopt_kernels.registry import OPERATORS, load
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,20 @@ class Choices:
         self._found: dict[tuple[str, str, tuple[int, ...]], Variant | None] = {}
 
     def best(self, operator: str, format: str, **shape: int) -> Variant | None:
-        """By the distance of sizes in factors of two. ValueError for other dimensions than those tuned."""
+        """By the distance of sizes in factors of two. The default where that variant's space says that it does not
+        suit the shape. ValueError for other dimensions than those tuned."""
         key = (operator, format, tuple(shape.values()))
         if key not in self._found:
             known = self._known.get((operator, format), [])
-            self._found[key] = min(known, key=lambda c: _away(c, shape)).variant if known else self._default
+            nearest = min(known, key=lambda c: _away(c, shape)).variant if known else self._default
+            self._found[key] = nearest if _suits(operator, format, nearest, shape) else self._default
         return self._found[key]
+
+
+def _suits(operator: str, format: str, chosen: Variant | None, shape: Mapping[str, int]) -> bool:
+    if chosen is None or chosen == FALLBACK:
+        return True
+    return load(OPERATORS[operator]).space(format).suits(chosen, shape)
 
 
 def _away(choice: Choice, shape: Mapping[str, int]) -> float:

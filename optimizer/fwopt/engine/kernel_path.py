@@ -17,7 +17,7 @@ from fwopt_kernels.choice import Choices
 from fwopt_kernels.decode_attention import decode_attention
 from fwopt_kernels.fused_moe import fused_moe
 from fwopt_kernels.moe_weights import Matrix
-from fwopt_kernels.prefill_attention import SPACES, prefill_attention
+from fwopt_kernels.prefill_attention import prefill_attention
 from fwopt_kernels.rms_norm import add_rms_norm
 from fwopt_kernels.rope_cache import rope_cache
 from fwopt_kernels.row_formats import Rows
@@ -106,21 +106,18 @@ class KernelStep:
         return out
 
     def prefill(self, qkv: Tensor, heads: int, cache: Tensor, how: Attended) -> Tensor:
-        """The variant is that of the chunks' means; the default where that one was for fewer programs."""
+        """The variant is that of the chunks' means."""
         assert self._chunks is not None
         c = self._chunks
         q = qkv[c.first :, :heads]
         out, sequences = q.new_empty(q.shape), len(c.lengths)
         context = c.context if how.window is None else min(c.context, len(q) // sequences + how.window)
         context = _rounded(context)
-        sizes = {
-            "sequences": sequences, "heads": heads, "kv_heads": cache.shape[3], "head_dim": q.shape[2],
-            "block_size": cache.shape[2], "tokens": _rounded(len(q) // sequences), "shortest": context,
-            "context": context,
-        }  # fmt: skip
-        chosen = self._choices.best("prefill_attention", _format(cache), **sizes)
-        if chosen is not None and not SPACES[_format(cache)].suits(chosen, sizes):
-            chosen = None
+        chosen = self._choices.best(
+            "prefill_attention", _format(cache), sequences=sequences, heads=heads, kv_heads=cache.shape[3],
+            head_dim=q.shape[2], block_size=cache.shape[2], tokens=_rounded(len(q) // sequences), shortest=context,
+            context=context,
+        )  # fmt: skip
         prefill_attention(
             q, cache, c.table, c.lengths, c.starts, self._scales, out, softmax_scale=how.scale, window=how.window,
             sinks=how.sinks, variant=chosen,
