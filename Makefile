@@ -24,10 +24,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Tests that measure servers go last, with nothing beside them.
+# Tests that judge times, or kill servers at a moment, go last, with nothing beside them.
 test: lint
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not live and not alone'
-	$(BIN)/pytest -m 'live or alone'
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not alone'
+	$(BIN)/pytest -m alone
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,7 +29,7 @@ NEEDS = {
     "fwopt": ("FWOPT_SMOLLM2",),
 }
 BATCHING = Batching(max_num_seqs=2, max_num_batched_tokens=512, max_model_len=512, block_size=128)
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.slow]
 
 
 def needs(engine: str):

@@ -29,8 +29,12 @@ NAMED = "./SmolLM2-135M-Instruct"
 NEAR = 0.3
 """Of medians promised from a quick profile and measured on 40 requests; benchmarks/live.md has long runs."""
 
+UNCOMPILED = {**os.environ, "TORCH_COMPILE_DISABLE": "1"}
+"""vLLM compiles for 75 s a start. Here it is measured and served without."""
+
 pytestmark = [
     pytest.mark.live,
+    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.skipif(not MODEL, reason="FWOPT_SMOLLM2 (a model's folder) is not set (.ci/make-smollm2 makes one)"),
 ]
@@ -55,7 +59,7 @@ ENGINES = [
 
 def fwopt(folder: Path, *arguments: object) -> str:
     command = [sys.executable, "-m", "fwopt", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=folder, env=UNCOMPILED, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -17,7 +17,7 @@ from fwopt.spec.candidate import Candidate, Gguf
 
 from .conftest import BATCHING, needs
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.slow]
 ENGINES = [pytest.param(name, marks=needs(name)) for name in ("vllm", "llamacpp", "fwopt", "sglang")]
 LLAMA = [pytest.param("llamacpp", marks=needs("llamacpp"))]
 VLLM = [pytest.param("vllm", marks=needs("vllm"))]
