@@ -24,6 +24,8 @@ class Law:
     prompt_token_s: float = 1e-6
     crossing_s: float = 0.0
     """per prompt token and token of context beside it"""
+    together_s: float = 0.0
+    """of a step in which others decode beside the prompt"""
 
     def decode(self, n: float, context: float) -> float:
         return self.fixed_s + self.token_s * n + self.sequence_s * n + self.cached_s * n * context
@@ -32,7 +34,7 @@ class Law:
         """The step that completes a prompt of `past + tokens` beside n sequences."""
         inside = self.quadratic_s * ((past + tokens) ** 2 - past**2)
         sampled = self.sequence_s * (n + 1) + self.cached_s * n * context
-        inside += self.crossing_s * tokens * n * context
+        inside += self.crossing_s * tokens * n * context + self.together_s * (n > 0)
         return self.fixed_s + self.token_s * (n + tokens) + inside + sampled + self.chunk_s
 
     def first(self, tokens: float) -> float:

@@ -28,6 +28,7 @@ def step_s(grid, decoding=0, context=0.0, past=0, tokens=0):
         rows = [np.interp(context, grid.decode_context, row) for row in grid.decode_s]
         total += np.interp(decoding, grid.decode_batch, rows)
         total += np.interp(tokens, [0.0, *grid.tokens], [0.0, *grid.beside_s]) * decoding * context
+        total += grid.beside_step_s * (tokens > 0)
     if tokens:
         ends = np.interp([past, past + tokens], grid.prefill_length, grid.prefill_s)
         total += ends[1] - ends[0] + grid.prefill_step_s
@@ -45,6 +46,7 @@ LAWS = st.builds(
     request_s=st.floats(1e-3, 3e-2),
     prompt_token_s=st.floats(0, 5e-6),
     crossing_s=st.just(0.0) | st.floats(1e-9, 1e-6),
+    together_s=st.just(0.0) | st.floats(1e-3, 0.2),
 )
 
 
@@ -67,6 +69,19 @@ def test_a_known_law_comes_back_as_the_simulator_reads_it(law, n, context, token
     assert step_s(grid, n, context, 0, tokens) == pytest.approx(law.mixed(n, context, 0, tokens), rel=0.05)
 
 
+def test_a_lone_prompt_is_promised_as_it_was_measured_whatever_prompts_beside_others_took():
+    """Two noisy steps of a quick profile, three times as long as the prompt alone: that is the others' doing, or the
+    machine's, and says nothing of prompts that nobody decodes beside."""
+    law = Law(request_s=0.0, prompt_token_s=0.0)
+    rows = law.rows(batches=(1, 4, 8), lengths=(1, 32, 64, 128, 208), beside=(20.0,))
+    slow = np.where(rows.phase == "mixed", 3.0, 1.0)
+    grid = grid_of(fit(replace(rows, p50_s=rows.p50_s * slow), "toy"), 8, 512, 256.0, overlaps=False)
+    for tokens in (1, 32, 64, 128, 208):
+        lone = grid.request_s + tokens * grid.prompt_token_s + step_s(grid, tokens=tokens)
+        assert lone == pytest.approx(law.first(tokens), rel=0.03), tokens
+    assert step_s(grid, 1, 20.0, 0, 128) == pytest.approx(3 * law.mixed(1, 20, 0, 128), rel=0.3)
+
+
 def test_chunks_after_a_past_tell_attention_from_the_rest():
     law = Law(quadratic_s=1e-7)
     rows = law.rows(lengths=(1, 16, 64, 128, 256, 512))
@@ -86,7 +101,12 @@ def test_noise_never_makes_more_work_faster_or_a_time_negative(seed):
     assert (np.diff(grid.token_eager_s) >= 0).all()
     assert (np.diff(grid.decode_s, axis=1) >= -1e-12).all()
     assert (np.diff(grid.prefill_s) >= 0).all()
-    for values in (grid.token_eager_s, grid.decode_s, grid.sample_s, [grid.request_s, grid.prefill_step_s]):
+    for values in (
+        grid.token_eager_s,
+        grid.decode_s,
+        grid.sample_s,
+        [grid.request_s, grid.prefill_step_s, grid.beside_step_s],
+    ):
         assert np.isfinite(values).all()
         assert (np.asarray(values) >= 0).all()
 

@@ -358,6 +358,7 @@ def step_time(grid: StepGrid, decodes: list, chunks: list, attending: list) -> f
         if grid.beside_s is not None:
             prompts = sum(c for _, _, c in chunks)
             gpu += np.interp(prompts, [0.0, *grid.tokens], [0.0, *grid.beside_s]) * n * mean
+    host = bool(chunks) * (grid.prefill_step_s + bool(decodes) * grid.beside_step_s)
     done = sum(r.prompt + r.generated == past + c for r, past, c in chunks)
     for _, past, count in chunks:
         cost = np.interp(past + count, grid.prefill_length, grid.prefill_s)
@@ -367,4 +368,4 @@ def step_time(grid: StepGrid, decodes: list, chunks: list, attending: list) -> f
     if grid.drafter_s is not None and len(decodes) + done:
         gpu += np.interp(len(decodes) + done, grid.sample_batch, grid.drafter_s)
     cpu = grid.step_cpu_s + (len(decodes) + len(chunks)) * grid.sequence_cpu_s
-    return max(gpu, cpu) + grid.serial_s
+    return max(gpu, cpu) + grid.serial_s + host

@@ -73,6 +73,7 @@ def test_same_history_without_prefixes(
     batching, blocks = limit
     grid = make_grid(captured=captured, host=host, lookahead=ahead, front=front, chunk=chunk)
     grid = replace(grid, beside_s=1e-8 * grid.tokens if pool else None)
+    grid = replace(grid, prefill_step_s=host / 2, beside_step_s=host * 3)
     workload = make_workload(**load)
     result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
     _compare(result, reference(workload, grid, blocks, batching, prefix=False))

@@ -202,9 +202,10 @@ def summary(law: StepLaw, rows: list[Row]) -> list[str]:
     longest = law.tokens[-1:]
     prompt_s = float(law.token(longest)[0] + law.prompt(np.zeros(1), longest)[0])
     spread = np.median([(float(r["p80_s"]) - float(r["p20_s"])) / float(r["p50_s"]) for r in rows])
+    beside = f"beside decodes {1e3 * law.beside_step_s:.1f} ms more"
     return [
         f"decode step, ms by sequences (context {d.context[0]:.0f}): {steps}",
         f"prompt of {longest[0]:.0f} tokens: {prompt_s:.2f} s, {longest[0] / prompt_s:,.0f} tokens/s",
-        f"on top: request {1e3 * law.request_s:.1f} ms, step with a prompt {1e3 * law.chunk_s:.1f} ms",
+        f"on top: request {1e3 * law.request_s:.1f} ms, step with a prompt {1e3 * law.chunk_s:.1f} ms, {beside}",
         f"{len(rows)} points, middle 60 % of repeats within {spread:.0%} (median)",
     ]

@@ -87,8 +87,9 @@ def grid_without(grid: StepGrid, off: frozenset[str], model: ModelSpec, tp: int)
         grid = replace(grid, async_scheduling=False)
     if "host" in off:
         grid = replace(
-            grid, step_cpu_s=0.0, sequence_cpu_s=0.0, serial_s=0.0, sequence_serial_s=0.0, prefill_step_s=0.0
-        )
+            grid, step_cpu_s=0.0, sequence_cpu_s=0.0, serial_s=0.0, sequence_serial_s=0.0, prefill_step_s=0.0,
+            beside_step_s=0.0,
+        )  # fmt: skip
     if "front" in off:
         grid = replace(grid, request_s=grid.request_s + grid.front_s, front_s=0.0, prompt_token_s=0.0)
     if "streaming" in off:

@@ -7,6 +7,7 @@ The simulator knows no GPU; it looks up these arrays. One engine step over a bat
     step = max(gpu, cpu) + serial      cpu    = step_cpu_s + n_scheduled * sequence_cpu_s
                                        serial = serial_s + n_scheduled * sequence_serial_s
                                                 + prefill_step_s when there are chunks
+                                                + beside_step_s when there are chunks and decodes
 
 with M the tokens of the step after CUDA-graph padding, n decoding sequences, chunk c after p tokens
 already in the cache, and s sequences that get a token. All interpolation is linear between grid points.
@@ -76,6 +77,8 @@ class StepGrid:
     """Host time per scheduled sequence and step that does not overlap."""
     prefill_step_s: float = 0.0
     """Host time that does not overlap, per step that computes prompt chunks."""
+    beside_step_s: float = 0.0
+    """What such a step takes longer where sequences decode beside the chunks."""
     prefill_in_graphs: bool = True
     """Steps with prompt chunks replay captured graphs up to the largest size (vLLM); False: eager (SGLang)."""
     front_s: float = 0.0
@@ -116,4 +119,4 @@ class StepGrid:
 
 _DECODE_TIMES = ("decode_s", "sample_s", "step_cpu_s", "sequence_cpu_s", "serial_s", "sequence_serial_s",
                  "lookup_token_s")  # fmt: skip
-_PREFILL_TIMES = ("prefill_s", "prefill_chunk_floor_s", "prefill_step_s")
+_PREFILL_TIMES = ("prefill_s", "prefill_chunk_floor_s", "prefill_step_s", "beside_step_s")

@@ -4,14 +4,15 @@ Seen are gaps between the tokens of sequences that decode together, first-token 
 decoding sequences see while a prompt is computed beside them. A step is taken to cost
 
     decode alone    D(n, c)                                n sequences of mean context c
-    with a prompt   T(n + m) + A(p + m) - A(p) + S(n + r) + [D(n, c) - D(n, 0)] + B(m) n c + x
+    with a prompt   T(n + m) + A(p + m) - A(p) + S(n + r) + [D(n, c) - D(n, 0)] + B(m) n c + x + y, without y if n = 0
     first token     request + m * per_token + x + T(m) + A(m)         of a lone prompt of m tokens
 
 T: what depends on the step's tokens alone; S: what a sequence that gets a token adds (LM head, sampling, streaming),
 S(1) counted in T, so D(n, 0) = T(n) + S(n); A(L) = q L**2: attention over a prompt; B(m): what m prompt tokens cost
 more for each token of context beside them, where sequences share one pool of cells (llama.cpp); x: what a step with
-prompt chunks costs besides, on the engine's side of the API. D(n, c) is kept as measured, piecewise linear; q, B and x
-are fitted.
+prompt chunks costs besides, on the engine's side of the API; y: what it costs beyond that beside decodes.
+D(n, c) is kept as measured, piecewise linear; q, B, x and y are fitted. First tokens of lone prompts were measured as
+well: x is never more than they leave for it, and what mixed steps show beyond it is y.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class StepLaw:
     """q: attention seconds per squared token of prompt"""
     chunk_s: float
     """x"""
+    beside_step_s: float
+    """y"""
     request_s: float
     prompt_token_s: float
     beside_tokens: Floats
@@ -141,10 +144,14 @@ def fit(rows: StepRows, where: str) -> StepLaw:
     excess = _excess(mixed, decode, axis, token_s, quadratic)
     beside_tokens, beside_s = fit_beside(mixed, excess)
     excess = excess - along(beside_tokens, beside_s, mixed.tokens.astype(np.float64)) * mixed.batch * mixed.context
-    chunk_s, per_token = fit_chunks(mixed, excess)
+    whole_s, per_token = fit_chunks(mixed, excess)
+    lone_s = max(0.0, float(first[0] - decode.base_s[0]))
+    chunk_s = min(whole_s, lone_s)
     token_s = _below_decodes(axis, token_s - per_token * (axis - 1), decode)
-    request_s = max(0.0, float(first[0] - decode.base_s[0]) - chunk_s)
-    return StepLaw(decode, axis, token_s, quadratic, chunk_s, request_s, per_token, beside_tokens, beside_s)
+    return StepLaw(
+        decode, axis, token_s, quadratic, chunk_s, whole_s - chunk_s, lone_s - chunk_s, per_token, beside_tokens,
+        beside_s,
+    )  # fmt: skip
 
 
 def _below_decodes(tokens: Floats, seconds: Floats, decode: DecodeLaw) -> Floats:
@@ -246,7 +253,7 @@ def fit_beside(mixed: StepRows, excess: Floats) -> tuple[Floats, Floats]:
 
 
 def fit_chunks(mixed: StepRows, left: Floats) -> tuple[float, float]:
-    """(x, front-end seconds per prompt token) of what is `left` of mixed steps when all else is taken off. A first
+    """(x + y, front-end seconds per prompt token) of what is `left` of mixed steps when all else is taken off. A first
     token waits for the API to read its prompt and a mixed step does not, so it falls by that much a token."""
     if len(mixed) == 0:
         return 0.0, 0.0

@@ -163,6 +163,7 @@ def grid_of(law: StepLaw, sequences: int, budget: int, longest: float, *, overla
         sequence_cpu_s=0.0,
         serial_s=0.0,
         prefill_step_s=law.chunk_s,
+        beside_step_s=law.beside_step_s,
         request_s=law.request_s,
         prompt_token_s=law.prompt_token_s,
         beside_s=law.beside(tokens),

@@ -42,6 +42,8 @@ def _spend(sim: Sim, r: int, gpu_s: float, sequences: int) -> None:
     length = max(gpu_s, cpu_s) + limits.serial + sequences * limits.sequence_serial
     if replica.step_chunks > 0:
         length += limits.prefill_step
+        if replica.step_decodes > 0:
+            length += limits.beside_step
     length += limits.lookup_token * replica.context_sum
     replica.decided = replica.clock
     replica.clock += length

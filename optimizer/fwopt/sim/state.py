@@ -34,6 +34,7 @@ LIMITS = np.dtype(
         ("serial", "f8"),
         ("sequence_serial", "f8"),
         ("prefill_step", "f8"),
+        ("beside_step", "f8"),
         ("sequence_blocks", "i8"),
         ("front_request", "f8"),  # the API server's own time for a request, which others wait for,
         ("front_token", "f8"),  # for each of its prompt tokens,

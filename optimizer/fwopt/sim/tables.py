@@ -115,6 +115,7 @@ def build(
         grid.serial_s,
         grid.sequence_serial_s,
         grid.prefill_step_s,
+        grid.beside_step_s,
         sequence_blocks,
         grid.front_s,
         grid.prompt_token_s,
