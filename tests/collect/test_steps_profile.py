@@ -83,7 +83,13 @@ def test_a_run_that_was_cut_goes_on_where_it_was(steps, stub):
     assert len(asked) == len(steps.questions())
     steps.resume = False
     steps.measure(Endpoint(stub.url, "toy", "vllm"))
-    assert len(stub.completions) - before - whole > whole, "what was known was not asked again"
+    first, rest, again = (
+        {(len(c["prompt"]), c["max_tokens"]) for c in part}
+        for part in (stub.completions[:before], stub.completions[before : before + whole],
+                     stub.completions[before + whole :])
+    )  # fmt: skip
+    assert first - rest, "what was known was asked again"
+    assert again == first | rest
 
 
 def test_measuring_again_replaces_and_another_scheme_is_added(steps, stub):
