@@ -27,7 +27,7 @@ REQUESTS = 40
 NAMED = "./SmolLM2-135M-Instruct"
 """A relative path, as a user would: servers work in folders of their own."""
 SEARCHED = "search: {max_num_seqs: [8]}\n"
-"""With fewer sequences half of the requests wait, and a median of 40 is either of two things."""
+"""With one sequence at a time half of the requests wait, and a median of 40 is either of two things."""
 NEAR = 0.3
 """Of medians promised from a quick profile and measured on 40 requests; benchmarks/live.md has long runs."""
 
