@@ -6,10 +6,14 @@ variable set from its start, so neither the variable nor interpreted kernels rea
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -37,11 +41,50 @@ def interpreted() -> Iterator[Differences]:
         yield run
 
 
+PARENT = """
+import json, os, signal, sys, traceback
+import torch, triton
+for line in sys.stdin:
+    code, environment, out = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(120)
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(1, 2)
+        os.environ.clear()
+        os.environ.update(environment)
+        status = 0
+        try:
+            exec(compile(code, "apart", "exec"), {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        os._exit(status)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+"""Runs each program it is sent in a fork of itself: importing torch and Triton takes longer than most programs do."""
+
+
+@functools.cache
+def _parent(interpret: bool) -> subprocess.Popen[str]:
+    environment = {**os.environ, "TRITON_INTERPRET": str(int(interpret))}
+    command = [sys.executable, "-c", PARENT]
+    parent = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(parent.communicate)
+    return parent
+
+
 def run_apart(code: str, *, interpret: bool) -> None:
     """Run `code` in a process where kernels are interpreted, or compiled, whatever this one does."""
     environment = {**os.environ, "TRITON_INTERPRET": str(int(interpret))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    parent = _parent(interpret)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    with tempfile.NamedTemporaryFile("r") as out:
+        print(json.dumps([code, environment, out.name]), file=parent.stdin, flush=True)
+        status = parent.stdout.readline()
+        assert status == "0\n", f"{status}{out.read()}"
 
 
 @pytest.fixture(scope="module")
