@@ -1,4 +1,5 @@
-"""What fwopt's kernels are held against: cuBLAS, `torch._scaled_mm`, `torch._int_mm`, torch's attention and sort."""
+"""What fwopt's kernels are held against: cuBLAS, also adapter by adapter, `torch._scaled_mm`, `torch._int_mm`, torch's
+attention and sort."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from functools import partial
 from typing import Any
 
 from gpu_stages import Result, Session
-from gpu_stages.shapes import ATTENTION, DECODE, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
+from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
 
 
 def baselines(session: Session, seconds: float) -> list[Result]:
-    """cuBLAS through F.linear, `torch._scaled_mm`, `torch._int_mm`, torch's attention, tokens drawn after a sort: each
-    on rotating memory, in a CUDA graph."""
+    """cuBLAS through F.linear, `torch._scaled_mm`, `torch._int_mm`, torch's attention, tokens drawn after a sort,
+    LoRA by two products an adapter: each on rotating memory, in a CUDA graph."""
     import torch
 
     device, small = session.device, session.small
@@ -43,6 +44,11 @@ def baselines(session: Session, seconds: float) -> list[Result]:
     for count in (1, 4) if small else SAMPLED:
         shape = {"rows": count, "vocabulary": vocabulary}
         jobs.append(({"what": "torch sort and draw", **shape}, partial(_sampling, device, count, vocabulary)))
+    n, k = (256, 256) if small else MODELS["Qwen3-8B"]["linears"]["qkv"]
+    for adapters, rank in ADAPTERS[: 1 if small else None]:
+        for count in (1, 4) if small else (1, 16, 256, 4096):
+            shape = {"rows": count, "adapters": adapters, "rank": rank, "inputs": k, "outputs": n}
+            jobs.append(({"what": "cublas lora", **shape}, partial(_lora, device, shape)))
     for row, build in jobs:
         if time.monotonic() > ends:
             break
@@ -123,3 +129,21 @@ def _sampling(device: str, rows: int, vocabulary: int) -> list[Callable[[], Any]
 
     shape, copies = {"rows": rows, "vocabulary": vocabulary}, min(_copies(4 * rows * vocabulary, device), 16)
     return [partial(draw, random_case("fp32", shape, seed, 0, device)) for seed in range(copies)]
+
+
+def _lora(device: str, shape: dict[str, int]) -> list[Callable[[], Any]]:
+    """Two products an adapter that has rows, between an index and an addition; which rows are whose is known before."""
+    from fwopt_kernels.lora_case import LoraCase, random_case
+
+    def add(case: LoraCase, whose: list[tuple[int, Any]]) -> None:
+        for adapter, rows in whose:
+            hidden = case.x[rows] @ case.adapters.a[adapter, 0].T
+            case.y.index_add_(0, rows, hidden @ case.adapters.b[adapter, 0].T)
+
+    sizes, calls = {**shape, "tokens": shape["rows"]}, []
+    nbytes = 2 * shape["adapters"] * shape["rank"] * (shape["inputs"] + shape["outputs"])
+    for seed in range(_copies(nbytes, device)):
+        case = random_case(sizes, seed, 0, device, "each")
+        owned = [(adapter, (case.ids == adapter).nonzero()[:, 0]) for adapter in range(shape["adapters"])]
+        calls.append(partial(add, case, [(adapter, rows) for adapter, rows in owned if len(rows)]))
+    return calls

@@ -60,7 +60,7 @@ def test_every_stage_leaves_what_it_found(dry: tuple[Path, list[str]]) -> None:
     assert {"rms_norm", "silu_mul", "rope_cache"} <= {row["operator"] for row in found["time"]["rows"]}
     assert all(row["best_s"] > 0 for row in found["time"]["rows"])
     timed = {row["what"] for row in found["time"]["baselines"] if "s" in row}
-    assert timed >= {"cublas bf16", "torch sdpa", "torch sort and draw"}
+    assert timed >= {"cublas bf16", "torch sdpa", "torch sort and draw", "cublas lora"}
     assert found["search"]["timed"] == 3
     assert found["search"]["over_best"] >= 1
     assert all(row["shipped_s"] > 0 and row["best_s"] > 0 for row in found["moe"]["rows"])
