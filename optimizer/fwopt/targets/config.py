@@ -58,6 +58,9 @@ class Config:
             raise InputError(f"{self.label}: {field}: must have one entry a layer ({length}), got {len(value)}")
         return value
 
+    def fields(self) -> Mapping[str, Any]:
+        return self._values
+
     def section(self, field: str) -> Config:
         value = self._values.get(field)
         if not isinstance(value, dict):
