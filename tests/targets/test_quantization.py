@@ -129,3 +129,26 @@ def test_several_schemes_in_one_checkpoint_are_refused(stored):
 def test_what_products_compute_in_decides_too(stored, section, message):
     with pytest.raises(InputError, match=message):
         stored(DENSE, section)
+
+
+def test_compression_config_is_read_as_quantization_config(stored):
+    assert stored(DENSE, compressed(INT), field="compression_config") == "int8_channel"
+
+
+def test_the_file_that_modelopt_writes_beside_config_json_counts(stored, tmp_path):
+    """As vLLM reads it where config.json names no scheme."""
+    scheme = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    beside = {"producer": {"name": "modelopt", "version": "0.23.0"}, "quantization": scheme}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    assert stored(DENSE, None) == "fp8_tensor"
+    assert stored(DENSE, compressed(INT)) == "int8_channel"
+    assert stored(DENSE, beside) == "fp8_tensor"
+    scheme["quant_algo"] = "NVFP4"
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    with pytest.raises(InputError, match="quant_algo: of ModelOpt's schemes FP8 alone is modelled, got 'NVFP4'"):
+        stored(DENSE, None)
+    for broken in ("{", "[1]"):
+        (tmp_path / "hf_quant_config.json").write_text(broken)
+        with pytest.raises(InputError, match=r"hf_quant_config\.json") as caught:
+            stored(DENSE, None)
+        assert "\n" not in str(caught.value)

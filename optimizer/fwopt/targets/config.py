@@ -61,6 +61,10 @@ class Config:
     def fields(self) -> Mapping[str, Any]:
         return self._values
 
+    def extended(self, more: Mapping[str, Any]) -> Config:
+        """The same section with further fields."""
+        return Config({**self._values, **more}, self.label)
+
     def section(self, field: str) -> Config:
         value = self._values.get(field)
         if not isinstance(value, dict):

@@ -72,7 +72,7 @@ def read_model(file: Path, *, name: str, source: str) -> ModelSpec:
     if not architectures:
         raise InputError(f"{name}: architectures: this field is missing, so the model's family is unknown")
     shape = parser(architectures[0], name)(config)
-    stored, group_size = stored_quantization(config, shape.layers)
+    stored, group_size = stored_quantization(config, shape.layers, file.parent)
     remarks = [str(values["_fwopt_note"])] if "_fwopt_note" in values else []
     if architectures[0].endswith("ForConditionalGeneration"):
         remarks.append("text model only, vision and audio towers are not counted")

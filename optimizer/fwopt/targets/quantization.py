@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from fwopt.errors import InputError
@@ -13,14 +15,17 @@ from fwopt.targets.scope import Scope, exactly, holding, patterned, scope, withi
 Stored = Literal["fp8_tensor", "fp8_block", "int8_channel", "mxfp4", "int4_group", "int4_experts"]
 Layers = tuple[LayerGroup, ...]
 
+_OTHER_FILE = "hf_quant_config.json"
+"""Where ModelOpt before 0.31 states the scheme, beside a config.json that says nothing of it."""
 _LISTS = ("ignored_layers", "modules_to_not_convert", "exclude_modules", "ignore")
 """Fields that name modules left in 16 bits."""
 
 
-def stored_quantization(config: Config, layers: Layers) -> tuple[Stored | None, int | None]:
-    """Scheme and group size from `quantization_config`, that of the language model where there are several models;
-    (None, None) for bf16/fp16 weights."""
-    section = _section(config)
+def stored_quantization(config: Config, layers: Layers, folder: Path) -> tuple[Stored | None, int | None]:
+    """Scheme and group size, from where vLLM reads them: `quantization_config`, that of the language model where there
+    are several models, `compression_config`, or ModelOpt's file beside config.json; (None, None) for bf16/fp16
+    weights."""
+    section = _section(config, folder)
     if section is None:
         return None, None
     method = section.text("quant_method")
@@ -45,10 +50,29 @@ def stored_quantization(config: Config, layers: Layers) -> tuple[Stored | None, 
     raise section.error("quant_method", "this checkpoint scheme is not modelled (fp8, mxfp4, awq, gptq 4-bit are)")
 
 
-def _section(config: Config) -> Config | None:
-    if config.has("quantization_config"):
-        return config.section("quantization_config")
-    return _section(config.section("text_config")) if config.has("text_config") else None
+def _section(config: Config, folder: Path) -> Config | None:
+    text = config.section("text_config") if config.has("text_config") else config
+    for field in ("quantization_config", "compression_config"):
+        for where in (config, text):
+            if where.has(field):
+                return _modelopt(where.section(field))
+    file = folder / _OTHER_FILE
+    if not file.is_file():
+        return None
+    try:
+        stated = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not a readable JSON file: {error}") from None
+    return _modelopt(Config({_OTHER_FILE: stated}, config.label).section(_OTHER_FILE))
+
+
+def _modelopt(section: Config) -> Config:
+    """ModelOpt's older form keeps the scheme in a section of its own and names no method."""
+    return (
+        section.section("quantization").extended({"quant_method": "modelopt"})
+        if section.has("quantization")
+        else section
+    )
 
 
 def _require_all(section: Config, layers: Layers, what: str) -> None:
