@@ -152,3 +152,27 @@ def test_the_file_that_modelopt_writes_beside_config_json_counts(stored, tmp_pat
         with pytest.raises(InputError, match=r"hf_quant_config\.json") as caught:
             stored(DENSE, None)
         assert "\n" not in str(caught.value)
+
+
+FP8_CACHE = {"type": "float", "num_bits": 8, "dynamic": False}
+
+
+@pytest.mark.parametrize(
+    ("section", "asked"),
+    [
+        (compressed(FLOAT), None),
+        (compressed(FLOAT) | {"kv_cache_scheme": FP8_CACHE}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": FP8_CACHE}, "fp8"),
+        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, None),
+        ({"quant_method": "fp8", "kv_cache_scheme": FP8_CACHE}, None),
+    ],
+)
+def test_a_checkpoint_may_ask_for_an_fp8_cache(stored, tmp_path, section, asked):
+    stored(DENSE, section)
+    assert load_model(str(tmp_path)).checkpoint_kv_dtype == asked
+
+
+def test_other_quantized_caches_are_refused(stored):
+    with pytest.raises(InputError, match="of quantized KV caches 8-bit float alone is modelled"):
+        stored(DENSE, compressed(FLOAT) | {"kv_cache_scheme": {"type": "int", "num_bits": 8}})

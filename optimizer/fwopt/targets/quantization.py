@@ -50,6 +50,24 @@ def stored_quantization(config: Config, layers: Layers, folder: Path) -> tuple[S
     raise section.error("quant_method", "this checkpoint scheme is not modelled (fp8, mxfp4, awq, gptq 4-bit are)")
 
 
+def stored_kv_dtype(config: Config, folder: Path) -> Literal["fp8"] | None:
+    """What `--kv-cache-dtype auto` becomes in vLLM 0.32: fp8 where a compressed-tensors or ModelOpt checkpoint brings
+    scales for it."""
+    section = _section(config, folder)
+    if section is None or section.text("quant_method") not in ("compressed-tensors", "modelopt"):
+        return None
+    if section.has("kv_cache_scheme"):
+        scheme = section.section("kv_cache_scheme")
+        asked = (scheme.text("type"), scheme.integer("num_bits")) == ("float", 8)
+    elif section.has("kv_cache_quant_algo") and section.text("quant_method") == "modelopt":
+        asked = (section.text("kv_cache_quant_algo") or "").upper() == "FP8"
+    else:
+        return None
+    if not asked:
+        raise InputError(f"{section.label}: of quantized KV caches 8-bit float alone is modelled")
+    return "fp8"
+
+
 def _section(config: Config, folder: Path) -> Config | None:
     text = config.section("text_config") if config.has("text_config") else config
     for field in ("quantization_config", "compression_config"):
