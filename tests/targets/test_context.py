@@ -1,4 +1,4 @@
-"""The longest sequence of a model, as vLLM 0.32 derives it (each figure is what its `ModelConfig` says)."""
+"""The longest sequence of a model, as vLLM 0.32 derives it (of scaled positions, what its `ModelConfig` says)."""
 
 import json
 
@@ -36,6 +36,13 @@ def test_scaled_positions_stretch_the_context(context, stated, rope, served):
 def test_transformers_5_calls_the_section_otherwise(context):
     rope = {"rope_type": "linear", "factor": 2, "rope_theta": 1e4}
     assert context(max_position_embeddings=4096, rope_scaling=None, rope_parameters=rope) == 8192
+
+
+def test_base_models_of_qwen2_5_serve_more_than_their_instruct_variants():
+    """Base models state 131,072; instruct models 32,768, to be stretched by YaRN where wanted (their model cards)."""
+    base, instruct = load_model("Qwen/Qwen2.5-7B"), load_model("Qwen/Qwen2.5-7B-Instruct")
+    assert (base.max_context_tokens, instruct.max_context_tokens) == (131_072, 32_768)
+    assert base.layers == instruct.layers
 
 
 @pytest.mark.parametrize("factor", [0, -2.0, "4", True])

@@ -28,7 +28,6 @@ SAME_CONFIG: dict[str, str] = {
     "meta-llama/Llama-3.1-405B-Instruct": "meta-llama/Meta-Llama-3.1-405B",
     "mistralai/Mixtral-8x7B-Instruct-v0.1": "mistralai/Mixtral-8x7B-v0.1",
     "mistralai/Mixtral-8x22B-Instruct-v0.1": "mistralai/Mixtral-8x22B-v0.1",
-    "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-7B-Instruct",
     "Qwen/Qwen3-30B-A3B-Thinking-2507": "Qwen/Qwen3-30B-A3B-Instruct-2507",
     "google/gemma-4-26B-A4B-it": "google/gemma-4-26B-A4B",
 }
