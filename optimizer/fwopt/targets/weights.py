@@ -136,6 +136,8 @@ def parameter_count(model: ModelSpec) -> int:
         if group.mlp.kind == "moe":
             linears += expert_linears(group.mlp, hidden, _SINGLE)
             layer += group.mlp.experts * hidden
+            if model.checkpoint_quantization == "mxfp4":  # gpt-oss: its experts have biases
+                layer += group.mlp.experts * (2 * group.mlp.expert_intermediate_size + hidden)
         total += group.count * (layer + sum(m.copies * m.n * (m.k + m.biases) for m in linears))
     return total
 
