@@ -146,6 +146,15 @@ def test_the_checkpoint_decides_what_the_file_leaves_open(make_plan, tmp_path):
         packed.for_model(make_plan().model)
 
 
+def test_the_checkpoint_decides_the_kv_dtype_that_is_left_open(make_plan, tmp_path):
+    """As vLLM's `resolve_kv_cache_dtype_string` does."""
+    plain = make_plan(Candidate(quantization=Fp8()), stored="fp8_tensor").model
+    asking = plain.model_copy(update={"checkpoint_kv_dtype": "fp8"})
+    for text, of_plain, of_asking in (("", "bf16", "fp8"), ("auto", "bf16", "fp8"), ("bfloat16",) + ("bf16",) * 2):
+        found = _read(tmp_path, f"model: m\nkv-cache-dtype: {text}\n" if text else "model: m\n")
+        assert (found.for_model(plain).kv_dtype, found.for_model(asking).kv_dtype) == (of_plain, of_asking)
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [

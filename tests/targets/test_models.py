@@ -247,7 +247,12 @@ def test_folder_without_config_and_unknown_architecture(tmp_path):
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 8, "strategy": "channel"}}},
+                "config_groups": {
+                    "group_0": {
+                        "weights": {"type": "int", "num_bits": 8, "strategy": "channel"},
+                        "input_activations": {"type": "int", "num_bits": 8, "strategy": "token", "dynamic": True},
+                    }
+                },
             },
             "int8_channel",
             None,

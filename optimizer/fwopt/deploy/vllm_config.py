@@ -43,6 +43,8 @@ class VllmConfig:
     candidate: Candidate
     """With vLLM's H100/H200 defaults for what is absent; weights in bf16 where only the checkpoint can tell
     (see `for_model`)."""
+    kv_left_open: bool
+    """Whether the checkpoint decides the KV cache's dtype: `kv-cache-dtype` is absent or `auto`."""
     stated: frozenset[str]
     """Modelled vLLM keys that the file sets itself; the others are the engine's defaults."""
     weights: Quantization | None
@@ -70,9 +72,9 @@ class VllmConfig:
             longest = batching.max_model_len or model.max_context_tokens
             tokens = max(batching.max_num_batched_tokens, longest)
             batching = batching.model_copy(update={"max_num_batched_tokens": tokens})
-        return Candidate.model_validate(
-            {**self.candidate.model_dump(), "quantization": weights.model_dump(), "batching": batching.model_dump()}
-        )
+        kv_dtype = (model.checkpoint_kv_dtype if self.kv_left_open else None) or self.candidate.kv_dtype
+        taken = {"quantization": weights.model_dump(), "kv_dtype": kv_dtype, "batching": batching.model_dump()}
+        return Candidate.model_validate({**self.candidate.model_dump(), **taken})
 
 
 def read(path: Path, *, replicas: int | None = None, engine: EngineSpec | None = None) -> VllmConfig:
@@ -93,6 +95,7 @@ def read(path: Path, *, replicas: int | None = None, engine: EngineSpec | None =
     settings.notes += _unmodelled(settings)
     return VllmConfig(
         file=str(path), model=model, candidate=candidate, stated=frozenset(settings.values) & frozenset(MODELLED),
+        kv_left_open=settings.values.get("kv-cache-dtype", "auto") == "auto",
         weights=weights, packing=packing, notes=tuple(settings.notes),
     )  # fmt: skip
 

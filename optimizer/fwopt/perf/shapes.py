@@ -24,7 +24,7 @@ _BF16 = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Dtype of each kind of weight; embeddings, LM head, router and norms stay bf16 in every scheme."""
+    """Dtype of each kind of weight; embeddings, LM head, router and norms stay bf16 in all that have tables."""
 
     attention: str
     dense: str

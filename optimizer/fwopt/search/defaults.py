@@ -35,17 +35,20 @@ def engine_defaults(device: DeviceSpec, max_model_len: int | None = None, engine
 def default_baseline(
     space: SearchSpace, model: ModelSpec, device: DeviceSpec, fits: Screen, engine: EngineName = "vllm"
 ) -> Candidate | None:
-    """The engine's own batching, the checkpoint's own precision (the nearest that was measured, for GGUF files), the
-    smallest tensor parallelism that starts."""
+    """The engine's own batching, the checkpoint's own precision (the nearest that was measured, for GGUF files), in
+    vLLM that of its KV cache, too, and the smallest tensor parallelism that starts."""
     native = native_quantization(model)
     precise = (
         native if native in space.quantizations or space.quantizations[0].kind != "gguf" else space.quantizations[0]
     )
+    asked = model.checkpoint_kv_dtype if engine == "vllm" else None
+    kv_dtype = asked if asked in space.kv_dtypes else None
     for layout in sorted(space.layouts, key=lambda p: p.tp):
         if layout.dp > 1 or layout.ep or not space.replica_counts(layout):
             continue
         candidate = Candidate(
             quantization=precise,
+            kv_dtype=kv_dtype or "bf16",
             parallelism=layout,
             batching=engine_defaults(device, space.max_model_len, engine),
             router=space.router[0],

@@ -110,6 +110,8 @@ class ModelSpec(Frozen):
     alone, the rest bf16."""
     checkpoint_group_size: PositiveInt | None = None
     """Weights sharing one scale, for `int4_group` and `int4_experts` checkpoints."""
+    checkpoint_kv_dtype: Literal["fp8"] | None = None
+    """Dtype that the checkpoint's own config asks for in the KV cache; vLLM follows it unless told otherwise."""
     config_digest: str
     """SHA-256 (16 hex digits) of the config.json bytes."""
     source: str

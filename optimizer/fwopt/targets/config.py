@@ -58,6 +58,13 @@ class Config:
             raise InputError(f"{self.label}: {field}: must have one entry a layer ({length}), got {len(value)}")
         return value
 
+    def fields(self) -> Mapping[str, Any]:
+        return self._values
+
+    def extended(self, more: Mapping[str, Any]) -> Config:
+        """The same section with further fields."""
+        return Config({**self._values, **more}, self.label)
+
     def section(self, field: str) -> Config:
         value = self._values.get(field)
         if not isinstance(value, dict):

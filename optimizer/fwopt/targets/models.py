@@ -12,7 +12,7 @@ from fwopt.errors import InputError, UnknownNameError
 from fwopt.spec.model import ModelSpec
 from fwopt.targets.config import Config
 from fwopt.targets.parsers import parser
-from fwopt.targets.quantization import stored_quantization
+from fwopt.targets.quantization import stored_kv_dtype, stored_quantization
 
 _CATALOGUE = Path(__file__).parent / "data" / "models"
 
@@ -28,7 +28,6 @@ SAME_CONFIG: dict[str, str] = {
     "meta-llama/Llama-3.1-405B-Instruct": "meta-llama/Meta-Llama-3.1-405B",
     "mistralai/Mixtral-8x7B-Instruct-v0.1": "mistralai/Mixtral-8x7B-v0.1",
     "mistralai/Mixtral-8x22B-Instruct-v0.1": "mistralai/Mixtral-8x22B-v0.1",
-    "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-7B-Instruct",
     "Qwen/Qwen3-30B-A3B-Thinking-2507": "Qwen/Qwen3-30B-A3B-Instruct-2507",
     "google/gemma-4-26B-A4B-it": "google/gemma-4-26B-A4B",
 }
@@ -72,7 +71,7 @@ def read_model(file: Path, *, name: str, source: str) -> ModelSpec:
     if not architectures:
         raise InputError(f"{name}: architectures: this field is missing, so the model's family is unknown")
     shape = parser(architectures[0], name)(config)
-    stored, group_size = stored_quantization(config)
+    stored, group_size = stored_quantization(config, shape.layers, file.parent)
     remarks = [str(values["_fwopt_note"])] if "_fwopt_note" in values else []
     if architectures[0].endswith("ForConditionalGeneration"):
         remarks.append("text model only, vision and audio towers are not counted")
@@ -86,6 +85,7 @@ def read_model(file: Path, *, name: str, source: str) -> ModelSpec:
         tied_embeddings=shape.tied_embeddings,
         checkpoint_quantization=stored,
         checkpoint_group_size=group_size,
+        checkpoint_kv_dtype=stored_kv_dtype(config, file.parent),
         config_digest=config_digest(content),
         source="; ".join([source, *remarks]),
     )

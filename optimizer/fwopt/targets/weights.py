@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fwopt.spec.candidate import Parallelism, Quantization, outside_experts
+from fwopt.spec.candidate import Gguf, Parallelism, Quantization, outside_experts
 from fwopt.spec.model import Attention, LatentAttention, LayerGroup, LinearAttention, Mlp, ModelSpec, MoeMlp
 
 GGUF_BITS = {
@@ -17,15 +17,18 @@ GGUF_BITS = {
     "BF16": 16.0,
     "Q8_0": 8.5,
     "Q6_K": 6.5625,
-    "Q5_K_M": 5.7,
-    "Q5_K_S": 5.57,
-    "Q4_K_M": 4.89,
-    "Q4_K_S": 4.67,
+    "Q5_K_M": 5.643,
+    "Q5_K_S": 5.501,
+    "Q4_K_M": 4.777,
+    "Q4_K_S": 4.534,
     "Q4_1": 5.0,
     "Q4_0": 4.5,
 }
-"""Bits a weight: exact block formats of ggml; for the mixtures (_M, _S) those of Llama-3.1-8B in llama.cpp's
-`tools/quantize/README.md`."""
+"""Bits a weight, LM head apart: exact block formats of ggml; for the mixtures (_M, _S) such that Llama-3.1-8B weighs
+what llama.cpp's `tools/quantize/README.md` says (4.8944 bits for Q4_K_M with its head in Q6_K)."""
+_K_BLOCK = 256
+_K_FALLBACK = {"Q6": 8.5, "Q5": 6.0, "Q4": 5.5}
+"""Where 256 does not divide a row: Q8_0, Q5_1, Q5_0 (`tensor_type_fallback` in `llama-quant.cpp`)."""
 VOCAB_PADDING = 64
 """vLLM pads the rows of embedding and LM head to a multiple of this."""
 _BF16 = 2
@@ -133,6 +136,8 @@ def parameter_count(model: ModelSpec) -> int:
         if group.mlp.kind == "moe":
             linears += expert_linears(group.mlp, hidden, _SINGLE)
             layer += group.mlp.experts * hidden
+            if model.checkpoint_quantization == "mxfp4":  # gpt-oss: its experts have biases
+                layer += group.mlp.experts * (2 * group.mlp.expert_intermediate_size + hidden)
         total += group.count * (layer + sum(m.copies * m.n * (m.k + m.biases) for m in linears))
     return total
 
@@ -140,15 +145,32 @@ def parameter_count(model: ModelSpec) -> int:
 def weight_bytes(model: ModelSpec, quantization: Quantization, parallelism: Parallelism) -> int:
     """Bytes of weights on the fullest GPU.
 
-    Embeddings, LM head, router and norms stay bf16 in every scheme; some schemes
-    quantize routed experts only. With pipeline stages, layers are spread evenly and the fullest stage also holds the
-    embedding or the LM head (both when tied or alone).
+    Embeddings, LM head, router and norms stay bf16 in every scheme but GGUF's, which quantize the first two; some
+    schemes quantize routed experts only. With pipeline stages, layers are spread evenly and the fullest stage also
+    holds the embedding or the LM head (both when tied or alone).
     """
     layers = sum(g.count * layer_bytes(model, g, quantization, parallelism) for g in model.layers)
     per_stage = ceil_div(layers * ceil_div(model.layer_count, parallelism.pp), model.layer_count)
-    table = round_up(model.vocab_size, VOCAB_PADDING) // parallelism.tp * model.hidden_size * _BF16
-    tables = 1 if model.tied_embeddings or parallelism.pp > 1 else 2
-    return per_stage + tables * table + model.hidden_size * _BF16
+    numbers = round_up(model.vocab_size, VOCAB_PADDING) // parallelism.tp * model.hidden_size
+    head = embedding = 8.0 * _BF16
+    if quantization.kind == "gguf":
+        head, embedding = _gguf_head_bits(quantization, model.hidden_size), _gguf_bits(quantization, model.hidden_size)
+    tables = head if model.tied_embeddings or parallelism.pp > 1 else head + embedding
+    return per_stage + round(numbers * tables / 8) + model.hidden_size * _BF16
+
+
+def _gguf_bits(gguf: Gguf, k: int) -> float:
+    """Of a matrix with rows of `k`."""
+    if "_K" in gguf.type and k % _K_BLOCK:
+        return _K_FALLBACK[gguf.type[:2]]
+    return GGUF_BITS[gguf.type]
+
+
+def _gguf_head_bits(gguf: Gguf, k: int) -> float:
+    """Of the LM head, which may be the embedding, too: Q6_K in every quantized format but Q8_0."""
+    if GGUF_BITS[gguf.type] >= GGUF_BITS["Q8_0"]:
+        return GGUF_BITS[gguf.type]
+    return _gguf_bits(Gguf(type="Q6_K"), k)
 
 
 def layer_bytes(model: ModelSpec, group: LayerGroup, quantization: Quantization, parallelism: Parallelism) -> int:
@@ -187,5 +209,5 @@ def _linear_bytes(linear: Linear, quantization: Quantization) -> int:
         case "mxfp4":
             size = n * k // 2 + n * ceil_div(k, 32)
         case "gguf":
-            size = round(n * k * GGUF_BITS[quantization.type] / 8)
+            size = round(n * k * _gguf_bits(quantization, k) / 8)
     return linear.copies * (size + linear.biases * n * _BF16)

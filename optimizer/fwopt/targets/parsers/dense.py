@@ -31,25 +31,36 @@ def _uniform(config: Config, layer_attention: GroupedQueryAttention) -> Shape:
     return shape(config, [(layer_attention, mlp)] * config.integer("num_hidden_layers"))
 
 
-def llama(config: Config) -> Shape:
-    return _uniform(config, attention(config))
-
-
 def mistral(config: Config) -> Shape:
-    return _uniform(config, attention(config, window_tokens=config.optional("sliding_window")))
+    """Without the field, the library's own window counts (transformers' `MistralConfig`); null means none."""
+    return llama(config if "sliding_window" in config.fields() else config.extended({"sliding_window": 4096}))
+
+
+def llama(config: Config) -> Shape:
+    """Where `sliding_window` is stated, the layers that `layer_types` names slide, or all of them, as in vLLM."""
+    count = config.integer("num_hidden_layers")
+    window = config.optional("sliding_window")
+    kinds = config.items("layer_types", str, count) or ["sliding_attention" if window else "full_attention"] * count
+    for kind in set(kinds) - {"sliding_attention", "full_attention"}:
+        raise config.error("layer_types", f"'{kind}' is not modelled for this architecture")
+    if "sliding_attention" in kinds:
+        window = config.integer("sliding_window")
+    sliding, full = attention(config, window_tokens=window), attention(config)
+    mlp = DenseMlp(intermediate_size=config.integer("intermediate_size"))
+    return shape(config, [(sliding if kind == "sliding_attention" else full, mlp) for kind in kinds])
 
 
 def qwen2(config: Config) -> Shape:
     """q, k and v projections carry a bias whether or not the config says so."""
-    _refuse_window(config)
+    refuse_window(config)
     return _uniform(config, attention(config, qkv_bias=True))
 
 
 def qwen3(config: Config) -> Shape:
-    _refuse_window(config)
+    refuse_window(config)
     return _uniform(config, attention(config, head_dim=128))
 
 
-def _refuse_window(config: Config) -> None:
+def refuse_window(config: Config) -> None:
     if config.flag("use_sliding_window", False):
         raise config.error("use_sliding_window", "mixed sliding windows of Qwen models are not modelled, must be false")

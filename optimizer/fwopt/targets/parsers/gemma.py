@@ -15,8 +15,8 @@ from fwopt.targets.parsers.shape import Shape, grouped, shape
 def gemma2(config: Config) -> Shape:
     """Even layers slide, odd layers see everything."""
     mlp = DenseMlp(intermediate_size=config.integer("intermediate_size"))
-    sliding = attention(config, window_tokens=config.integer("sliding_window"))
-    full = attention(config)
+    sliding = attention(config, head_dim=256, window_tokens=config.integer("sliding_window"))
+    full = attention(config, head_dim=256)
     count = config.integer("num_hidden_layers")
     return shape(config, [(full if i % 2 else sliding, mlp) for i in range(count)], tied=True)
 

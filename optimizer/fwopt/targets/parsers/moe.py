@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fwopt.spec.model import Attention, DenseMlp, Mlp, MoeMlp
 from fwopt.targets.config import Config
-from fwopt.targets.parsers.dense import attention
+from fwopt.targets.parsers.dense import attention, refuse_window
 from fwopt.targets.parsers.shape import Shape, shape
 
 
 def qwen3_moe(config: Config) -> Shape:
     """Every `decoder_sparse_step`-th layer is sparse, except those in `mlp_only_layers`."""
+    refuse_window(config)
     moe = MoeMlp(
         experts=config.integer("num_experts"),
         experts_per_token=config.integer("num_experts_per_tok"),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fwopt.spec.model import Attention, LayerGroup, Mlp
 from fwopt.targets.config import Config
 
+_STRETCHED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -27,9 +29,26 @@ def shape(config: Config, layers: Iterable[tuple[Attention, Mlp]], *, tied: bool
         hidden_size=config.integer("hidden_size"),
         vocab_size=config.integer("vocab_size"),
         layers=grouped(layers),
-        max_context_tokens=config.integer("max_position_embeddings"),
+        max_context_tokens=_context(config),
         tied_embeddings=config.flag("tie_word_embeddings", tied),
     )
+
+
+def _context(config: Config) -> int:
+    """Longest sequence that vLLM serves by default: it stretches the stated length by `factor` where positions are
+    scaled in a way that does not state the stretched length already (`_get_and_verify_max_len`, 0.32)."""
+    stated = config.integer("max_position_embeddings")
+    field = next((name for name in ("rope_parameters", "rope_scaling") if config.has(name)), None)
+    if field is None:
+        return stated
+    rope = config.section(field)
+    kind = rope.text("rope_type") or rope.text("type") or "default"
+    factor = rope.fields().get("factor") if kind not in _STRETCHED_ALREADY else None
+    if factor is None:
+        return stated
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        raise rope.error("factor", "must be a positive number")
+    return int(stated * factor)
 
 
 def grouped(layers: Iterable[tuple[Attention, Mlp]]) -> tuple[LayerGroup, ...]:

@@ -1,0 +1,29 @@
+"""The baseline is what the engine does where nobody sets anything."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fwopt.search.defaults import default_baseline
+from fwopt.search.derive import derive_space
+from fwopt.search.space import SpaceOverrides
+from fwopt.targets import load_hardware, load_model
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine", "overrides", "kv_dtype"),
+    [
+        (None, "vllm", SpaceOverrides(), "bf16"),
+        ("fp8", "vllm", SpaceOverrides(), "fp8"),
+        ("fp8", "sglang", SpaceOverrides(), "bf16"),
+        ("fp8", "vllm", SpaceOverrides(kv_dtypes=("bf16",)), "bf16"),
+    ],
+)
+def test_vllm_keeps_the_cache_as_the_checkpoint_asks(asked, engine, overrides, kv_dtype):
+    model = load_model("nvidia/Llama-3.1-70B-Instruct-FP8").model_copy(update={"checkpoint_kv_dtype": asked})
+    hardware = load_hardware("h200:2")
+    space = derive_space(model, hardware, overrides)
+    fits = SimpleNamespace(check=lambda candidate: None)
+    baseline = default_baseline(space, model, hardware.device, fits, engine)
+    assert baseline is not None
+    assert baseline.kv_dtype == kv_dtype
