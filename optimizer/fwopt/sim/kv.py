@@ -94,27 +94,34 @@ def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int]:
             i = sim.ids[slot.ids_from + found]
             if sim.id_present[r, i] == 0 or tokens >= most:
                 break
+            end = sim.id_end[i] // size * size
             if sim.id_refs[r, i] == 0:
-                idle += sim.id_blocks[i]
-            tokens = min(sim.id_end[i] // size * size, most)
+                idle += sim.id_blocks[i] - (end - min(end, most)) // size
+            tokens = min(end, most)
             found += 1
     return found, tokens, idle
 
 
 @compiled
 def reference_found(sim: Sim, r: int, s: int, found: int, tokens: int) -> None:
-    """Hold the found prefix for sequence s."""
-    slot, replica = sim.slot[s], sim.replica[r]
+    """Hold the found prefix for sequence s.
+
+    A fully cached prompt's last block is computed anew: in a block of its own if others hold that one too, else in its
+    place, so that an id that stands for several blocks is held whole.
+    """
+    slot, replica, size = sim.slot[s], sim.replica[r], sim.limits[0].block_size
+    slot.shared = tokens // size
     for k in range(found):
         i = sim.ids[slot.ids_from + k]
         if sim.id_refs[r, i] == 0:
+            again = max(sim.id_end[i] // size - tokens // size, 0)
             _unlink(sim, r, i)
             replica.cached -= sim.id_blocks[i]
-            replica.used += sim.id_blocks[i]
+            replica.used += sim.id_blocks[i] - again  # `again` are taken with the chunk that computes them
+            slot.shared += again
         sim.id_refs[r, i] += 1
     replica.peak_used = max(replica.peak_used, replica.used)
     slot.referenced = found
-    slot.shared = tokens // sim.limits[0].block_size
 
 
 @compiled
