@@ -117,13 +117,13 @@ def shared_traffic(draw: st.DrawFn) -> dict:
 
 
 @st.composite
-def limits(draw: st.DrawFn, prefix: bool) -> tuple[Batching, int]:
+def limits(draw: st.DrawFn, prefix: bool, roomy: bool = False) -> tuple[Batching, int]:
     seqs = draw(st.sampled_from([1, 2, 7, 64]))
     tokens = draw(st.sampled_from([64, 100, 512, 8192]))
     batching = Batching(
         max_num_seqs=min(seqs, tokens), max_num_batched_tokens=tokens, block_size=BLOCK, prefix_caching=prefix
     )
-    return batching, 4000 if prefix else draw(st.sampled_from([46, 60, 100, 4000]))
+    return batching, 4000 if roomy else draw(st.sampled_from([46, 60, 100, 4000]))
 
 
 @SETTINGS
@@ -135,10 +135,29 @@ def test_same_history_without_prefixes(load, limit, captured, host, make_workloa
 
 
 @SETTINGS
-@given(load=shared_traffic(), limit=limits(prefix=True))
+@given(load=shared_traffic(), limit=limits(prefix=True, roomy=True))
 def test_same_history_with_a_prefix_cache(load, limit, make_workload, make_grid):
     batching, blocks = limit
     check(make_workload(**load), make_grid(lookahead=False), blocks, batching)
+
+
+@SETTINGS
+@given(load=traffic(), limit=limits(prefix=True))
+def test_a_preempted_sequence_finds_what_is_left_of_its_own_blocks(load, limit, make_workload, make_grid):
+    """Nothing is shared here, but a sequence that resumes shares with what it was: prompt and replies alike."""
+    batching, blocks = limit
+    check(make_workload(**load), make_grid(lookahead=False), blocks, batching)
+
+
+def test_resuming_costs_little_with_a_prefix_cache(make_workload, make_grid):
+    workload = make_workload([0.0] * 12, [100] * 12, [110] * 12)
+    on, off = (
+        Batching(max_num_seqs=64, max_num_batched_tokens=512, block_size=BLOCK, prefix_caching=prefix)
+        for prefix in (True, False)
+    )
+    resumed, anew = (check(workload, make_grid(lookahead=False), 46, batching) for batching in (on, off))
+    assert resumed.preemptions > 0
+    assert resumed.finish.mean() < anew.finish.mean()
 
 
 def test_preemption_is_exercised(make_workload, make_grid):
