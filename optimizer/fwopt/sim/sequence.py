@@ -171,6 +171,8 @@ def admit(sim: Sim, r: int, most: int) -> int:
     s = replica.wait_head
     slot = sim.slot[s]
     found, own, tokens, idle = find_prefix(sim, r, s)
+    if limits.whole_prompts and slot.target - tokens > most:
+        return 0
     need = blocks(slot.target, limits.block_size) - tokens // limits.block_size + limits.sequence_blocks
     if need + idle > limits.kv_blocks - replica.used or (limits.reserving and not fits(sim, r, s, tokens, idle)):
         replica.full = 1

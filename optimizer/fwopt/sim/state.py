@@ -27,6 +27,7 @@ LIMITS = np.dtype(
         ("policy", "i8"),
         ("closed", "i8"),
         ("prefix", "i8"),
+        ("whole_prompts", "i8"),  # no chunked prefill
         ("lookahead", "i8"),
         ("chunk_floor", "f8"),
         ("step_cpu", "f8"),

@@ -108,6 +108,7 @@ def build(
         policy,
         closed,
         prefix,
+        not batching.chunked_prefill,
         grid.async_scheduling,
         grid.prefill_chunk_floor_s,
         grid.step_cpu_s,
