@@ -11,6 +11,9 @@ from fwopt.sim.reserve import Reservation
 from fwopt.spec.speculation import StepsTaken
 from fwopt.workload.columns import Workload
 
+Key = int | tuple[int, int]
+"""A prefix id; or a request and the place of a block in it."""
+
 
 class Request:
     def __init__(
@@ -32,20 +35,32 @@ class Request:
 
 
 class Pool:
-    """Physical blocks: a free list in order of release, and which block holds which prefix id."""
+    """Physical blocks: a free list in order of release, and which block holds what: a prefix id, or a place in a
+    request that was preempted. Blocks that hold nothing to be found again are taken first."""
 
     def __init__(self, count: int) -> None:
         self.free, self.refs = list(range(count)), [0] * count
-        self.holder: dict[int, int] = {}
-        self.content: dict[int, int] = {}
+        self.holder: dict[Key, int] = {}
+        self.content: dict[int, Key] = {}
 
     def take(self, count: int) -> list[int]:
         taken, self.free = self.free[:count], self.free[count:]
         for block in taken:
             self.refs[block] = 1
-            if block in self.content:
-                self.holder.pop(self.content.pop(block))
+            self.forget(block)
         return taken
+
+    def forget(self, block: int) -> None:
+        key = self.content.pop(block, None)
+        if key is not None and self.holder[key] == block:
+            del self.holder[key]
+
+    def label(self, block: int, key: Key) -> None:
+        self.forget(block)
+        if key in self.holder:
+            del self.content[self.holder[key]]
+            self.holder.pop(key)
+        self.holder[key], self.content[block] = block, key
 
     def hold(self, block: int) -> None:
         if self.refs[block] == 0:
@@ -56,7 +71,7 @@ class Pool:
         for block in reversed(blocks):
             self.refs[block] -= 1
             if self.refs[block] == 0:
-                self.free.append(block)
+                self.free.insert(len(self.free) if block in self.content else 0, block)
 
 
 class Front:
@@ -194,10 +209,17 @@ class Replica:
 
     def give_up(self, victim: Request) -> None:
         self.running.remove(victim)
-        self.pool.give_back(victim.blocks)
+        self.give_back(victim)
         victim.blocks, victim.computed, victim.decoding = [], 0, False
         victim.preempted += 1
         self.last_victim = victim
+
+    def give_back(self, request: Request) -> None:
+        """Full blocks without a prefix id can be found again by their own request alone."""
+        for k in range(request.computed // self.size if self.prefix else 0):
+            if request.blocks[k] not in self.pool.content:
+                self.pool.label(request.blocks[k], (request.index, k))
+        self.pool.give_back(request.blocks)
 
     def continue_prompt(self) -> bool:
         for request in self.running:
@@ -225,7 +247,7 @@ class Replica:
             return
         while self.waiting and self.budget > 0 and len(self.running) < self.batching.max_num_seqs:
             request = self.waiting[0]
-            found = self.find_prefix(request)
+            found, known = self.find_prefix(request)
             idle = sum(self.pool.refs[b] == 0 for b in found)
             if self.blocks(request.known) - len(found) + idle > len(self.pool.free) or not self.reserved_fits(
                 request, len(found) * self.size, idle
@@ -237,7 +259,7 @@ class Replica:
             for block in found:
                 self.pool.hold(block)
             request.blocks, request.computed = list(found), len(found) * self.size
-            request.published, request.alone = len(found), False
+            request.published, request.alone = known, False
             if request.scheduled != request.scheduled:
                 request.scheduled, request.hit = self.clock, request.computed
             count = min(request.known - request.computed, self.budget)
@@ -257,14 +279,18 @@ class Replica:
         prompt = self.blocks(request.known - hit) * self.size
         return prompt + self.may_produce(request) < (len(self.pool.free) - idle) * self.size - kept
 
-    def find_prefix(self, request: Request) -> list[int]:
+    def find_prefix(self, request: Request) -> tuple[list[int], int]:
+        """Blocks found, and how many of them by prefix ids."""
         found: list[int] = []
-        for k, key in enumerate(request.chain):
-            whole = (request.known - 1) // self.size * self.size
-            if not self.prefix or key not in self.pool.holder or (k + 1) * self.size > whole:
+        most = (request.known - 1) // self.size if self.prefix else 0
+        for key in request.chain[:most]:
+            if key not in self.pool.holder:
                 break
             found.append(self.pool.holder[key])
-        return found
+        known = len(found)
+        while not self.rule and len(found) < most and (request.index, len(found)) in self.pool.holder:
+            found.append(self.pool.holder[request.index, len(found)])
+        return found, known
 
     def run(self) -> None:
         self.decided = self.clock
@@ -295,7 +321,7 @@ class Replica:
             if request.generated == request.output:
                 request.finish, self.full = shown, False
                 self.running.remove(request)
-                self.pool.give_back(request.blocks)
+                self.give_back(request)
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.size)
@@ -314,7 +340,7 @@ class Replica:
             if self.pool.holder.get(key, block) != block:
                 request.alone = True  # copies are not merged
                 break
-            self.pool.holder[key], self.pool.content[block] = block, key
+            self.pool.label(block, key)
             request.published += 1
 
 

@@ -78,10 +78,10 @@ class History:
         return Sequence.new(i, tokens, Sampling(max_tokens=int(workload.output_tokens[i])))
 
 
-def check(workload, grid: StepGrid, blocks: int, batching: Batching) -> History:
+def check(workload, grid: StepGrid, blocks: int, batching: Batching, longest: int = LONGEST) -> History:
     """The API before the engine is left out: its queue is held against the plain reference."""
     grid = replace(grid, request_s=0.0, prompt_token_s=0.0, front_s=0.0, chunk_s=0.0)
-    result = simulate(workload, grid, blocks, Candidate(batching=batching), LONGEST)
+    result = simulate(workload, grid, blocks, Candidate(batching=batching), longest)
     records, history = result.records, History(workload, grid, blocks, batching)
     assert (records.status == FINISHED).all()
     close = {"rtol": 1e-9, "atol": 1e-9}
@@ -117,13 +117,13 @@ def shared_traffic(draw: st.DrawFn) -> dict:
 
 
 @st.composite
-def limits(draw: st.DrawFn, prefix: bool) -> tuple[Batching, int]:
+def limits(draw: st.DrawFn, prefix: bool, roomy: bool = False) -> tuple[Batching, int]:
     seqs = draw(st.sampled_from([1, 2, 7, 64]))
     tokens = draw(st.sampled_from([64, 100, 512, 8192]))
     batching = Batching(
         max_num_seqs=min(seqs, tokens), max_num_batched_tokens=tokens, block_size=BLOCK, prefix_caching=prefix
     )
-    return batching, 4000 if prefix else draw(st.sampled_from([46, 60, 100, 4000]))
+    return batching, 4000 if roomy else draw(st.sampled_from([46, 60, 100, 4000]))
 
 
 @SETTINGS
@@ -135,10 +135,44 @@ def test_same_history_without_prefixes(load, limit, captured, host, make_workloa
 
 
 @SETTINGS
-@given(load=shared_traffic(), limit=limits(prefix=True))
+@given(load=shared_traffic(), limit=limits(prefix=True, roomy=True))
 def test_same_history_with_a_prefix_cache(load, limit, make_workload, make_grid):
     batching, blocks = limit
     check(make_workload(**load), make_grid(lookahead=False), blocks, batching)
+
+
+@SETTINGS
+@given(load=traffic(), limit=limits(prefix=True))
+def test_a_preempted_sequence_finds_what_is_left_of_its_own_blocks(load, limit, make_workload, make_grid):
+    """Nothing is shared here, but a sequence that resumes shares with what it was: prompt and replies alike."""
+    batching, blocks = limit
+    check(make_workload(**load), make_grid(lookahead=False), blocks, batching)
+
+
+@SETTINGS
+@given(load=traffic(), budget=st.sampled_from([720, 1000, 2048]), blocks=st.sampled_from([46, 100, 4000]))
+def test_prompts_are_computed_whole_without_chunked_prefill(load, budget, blocks, make_workload, make_grid):
+    batching = Batching(max_num_seqs=64, max_num_batched_tokens=budget, block_size=BLOCK, chunked_prefill=False)
+    check(make_workload(**load), make_grid(lookahead=False), blocks, batching, longest=720)
+
+
+def test_a_prompt_that_does_not_fit_in_what_is_left_of_the_budget_waits(make_workload, make_grid):
+    workload = make_workload([0.0] * 3, [600, 600, 100], [1] * 3)
+    batching = Batching(max_num_seqs=64, max_num_batched_tokens=1000, block_size=BLOCK, chunked_prefill=False)
+    whole = check(workload, make_grid(lookahead=False), 4000, batching, longest=720)
+    assert whole.steps == 2
+    assert whole.scheduled[0] < whole.scheduled[1] == whole.scheduled[2]
+
+
+def test_resuming_costs_little_with_a_prefix_cache(make_workload, make_grid):
+    workload = make_workload([0.0] * 12, [100] * 12, [110] * 12)
+    on, off = (
+        Batching(max_num_seqs=64, max_num_batched_tokens=512, block_size=BLOCK, prefix_caching=prefix)
+        for prefix in (True, False)
+    )
+    resumed, anew = (check(workload, make_grid(lookahead=False), 46, batching) for batching in (on, off))
+    assert resumed.preemptions > 0
+    assert resumed.finish.mean() < anew.finish.mean()
 
 
 def test_preemption_is_exercised(make_workload, make_grid):

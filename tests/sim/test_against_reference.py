@@ -76,7 +76,7 @@ def test_same_history_without_prefixes(
     grid = replace(grid, prefill_step_s=host / 2, beside_step_s=host * 3)
     workload = make_workload(**load)
     result = simulate(workload, grid, blocks, Candidate(batching=batching), 1 << 20)
-    _compare(result, reference(workload, grid, blocks, batching, prefix=False))
+    _compare(result, reference(workload, grid, blocks, batching, prefix=True))
 
 
 @SETTINGS
@@ -116,7 +116,7 @@ def test_preemption_is_exercised(make_workload, make_grid, reference):
     grid = make_grid()
     result = simulate(workload, grid, 46, Candidate(batching=batching), 1 << 20)
     assert result.preemptions > 0
-    _compare(result, reference(workload, grid, 46, batching, prefix=False))
+    _compare(result, reference(workload, grid, 46, batching, prefix=True))
 
 
 def test_retraction_is_exercised(make_workload, make_grid, reference):
@@ -126,7 +126,7 @@ def test_retraction_is_exercised(make_workload, make_grid, reference):
     rule = Reservation(first=0.1, least=0.01, decay_steps=20)
     result = simulate(workload, grid, 70, Candidate(batching=batching), 1 << 20, policy=PREFILL_FIRST, reservation=rule)
     assert result.preemptions > 0
-    _compare(result, reference(workload, grid, 70, batching, prefix=False, prefill_first=True, rule=rule))
+    _compare(result, reference(workload, grid, 70, batching, prefix=True, prefill_first=True, rule=rule))
 
 
 def test_replicas_are_independent_copies(make_workload, make_grid):
@@ -174,4 +174,4 @@ def test_same_history_where_a_drafter_guesses(
     candidate = Candidate(batching=batching, speculation=drafter)
     result = simulate(workload, grid, blocks, candidate, 1 << 20, guesses=guesses)
     more = 3 if drafter.kind == "draft" else 0
-    _compare(result, reference(workload, grid, blocks, batching, prefix=False, guesses=guesses, ahead=more))
+    _compare(result, reference(workload, grid, blocks, batching, prefix=True, guesses=guesses, ahead=more))

@@ -263,3 +263,6 @@ def test_impossible_loads_are_one_clear_error(make_workload, make_grid, concurre
     odd = Candidate(batching=Batching(max_num_seqs=64, max_num_batched_tokens=32))
     with pytest.raises(InputError, match="max_num_batched_tokens must be at least max_num_seqs"):
         simulate(make_workload([0.0], [5], [5]), make_grid(), 100, odd, 100)
+    whole = Candidate(batching=Batching(max_num_batched_tokens=2048, chunked_prefill=False))
+    with pytest.raises(InputError, match="max_num_batched_tokens must be at least max_model_len"):
+        simulate(make_workload([0.0], [5], [5]), make_grid(), 100, whole, 4096)

@@ -117,7 +117,7 @@ def _expanded(model: ModelSpec, tp: int) -> float:
 def candidate_without(candidate: Candidate, off: frozenset[str]) -> Candidate:
     changed = {}
     if "chunking" in off:
-        changed["max_num_batched_tokens"] = WHOLE_PROMPTS
+        changed["max_num_batched_tokens"] = max(WHOLE_PROMPTS, candidate.batching.max_num_batched_tokens)
     if "blocks" in off:
         changed["block_size"] = 1
     return candidate.model_copy(update={"batching": candidate.batching.model_copy(update=changed)})

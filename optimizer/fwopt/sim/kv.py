@@ -2,8 +2,9 @@
 
 As in vLLM's block pool: a block that nobody references stays findable by its prefix hash until it is
 reused; blocks are reused in the order in which they were released, and a sequence releases its last
-block first. Blocks without a prefix id in the trace (generated text, partial blocks) wait in the same
-order but can never be found again: *junk*.
+block first, a block that is not full before all others. Full blocks without a prefix id in the trace (generated text,
+the rest of a prompt) wait in the same order, but only the sequence whose they were can find them again, when it was
+preempted: *junk*.
 """
 
 from __future__ import annotations
@@ -41,14 +42,21 @@ def _append(sim: Sim, r: int, i: int) -> None:
 
 
 @compiled
-def _add_junk(sim: Sim, r: int, blocks: int) -> None:
+def _add_junk(sim: Sim, r: int, blocks: int) -> int:
+    """Returns where they stand in the ring."""
     replica = sim.replica[r]
     size = sim.junk_stamp.shape[1]
+    if replica.junk_count == size:  # full of entries that were taken back
+        replica.cached -= sim.junk_blocks[r, replica.junk_head]
+        replica.junk_head = (replica.junk_head + 1) % size
+        replica.junk_count -= 1
     at = (replica.junk_head + replica.junk_count) % size
     replica.stamp += 1
     sim.junk_stamp[r, at] = replica.stamp
     sim.junk_blocks[r, at] = blocks
     replica.junk_count += 1
+    replica.cached += blocks
+    return at
 
 
 @compiled
@@ -80,13 +88,26 @@ def take(sim: Sim, r: int, blocks: int) -> None:
 
 
 @compiled
-def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int]:
-    """(leading ids found, tokens they save, KV blocks among them that nobody references).
+def _find_own(sim: Sim, r: int, s: int, tokens: int) -> int:
+    """Blocks beyond `tokens` that sequence s left when it was preempted and that are still there."""
+    slot, size = sim.slot[s], sim.limits[0].block_size
+    if slot.own == 0 or tokens // size < slot.own_from:
+        return 0
+    left = slot.own
+    if sim.limits[0].evicting:
+        left = sim.junk_blocks[r, slot.own_at] if sim.junk_stamp[r, slot.own_at] == slot.own_stamp else 0
+    return max(min(slot.own_from + left, (slot.target - 1) // size) - tokens // size, 0)
+
+
+@compiled
+def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int, int]:
+    """(leading ids found, own blocks found after them, tokens that both save, KV blocks among them that nobody
+    references).
 
     At least one token is always computed, so a fully cached prompt recomputes its last block.
     """
     slot = sim.slot[s]
-    found, tokens, idle = 0, 0, 0
+    found, own, tokens, idle = 0, 0, 0, 0
     if sim.limits[0].prefix:
         size = sim.limits[0].block_size
         most = (slot.target - 1) // size * size
@@ -94,27 +115,43 @@ def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int]:
             i = sim.ids[slot.ids_from + found]
             if sim.id_present[r, i] == 0 or tokens >= most:
                 break
+            end = sim.id_end[i] // size * size
             if sim.id_refs[r, i] == 0:
-                idle += sim.id_blocks[i]
-            tokens = min(sim.id_end[i] // size * size, most)
+                idle += sim.id_blocks[i] - (end - min(end, most)) // size
+            tokens = min(end, most)
             found += 1
-    return found, tokens, idle
+        own = _find_own(sim, r, s, tokens)
+        tokens += own * size
+        idle += own
+    return found, own, tokens, idle
 
 
 @compiled
-def reference_found(sim: Sim, r: int, s: int, found: int, tokens: int) -> None:
-    """Hold the found prefix for sequence s."""
-    slot, replica = sim.slot[s], sim.replica[r]
+def reference_found(sim: Sim, r: int, s: int, found: int, own: int, tokens: int) -> None:
+    """Hold the found prefix for sequence s.
+
+    A fully cached prompt's last block is computed anew: in a block of its own if others hold that one too, else in its
+    place, so that an id that stands for several blocks is held whole.
+    """
+    slot, replica, size = sim.slot[s], sim.replica[r], sim.limits[0].block_size
+    slot.shared = tokens // size - own
+    if own > 0:
+        if sim.limits[0].evicting:
+            sim.junk_blocks[r, slot.own_at] -= own
+            replica.cached -= own
+        replica.used += own
+    slot.own = 0
     for k in range(found):
         i = sim.ids[slot.ids_from + k]
         if sim.id_refs[r, i] == 0:
+            again = max(sim.id_end[i] // size - tokens // size, 0)
             _unlink(sim, r, i)
             replica.cached -= sim.id_blocks[i]
-            replica.used += sim.id_blocks[i]
+            replica.used += sim.id_blocks[i] - again  # `again` are taken with the chunk that computes them
+            slot.shared += again
         sim.id_refs[r, i] += 1
     replica.peak_used = max(replica.peak_used, replica.used)
     slot.referenced = found
-    slot.shared = tokens // sim.limits[0].block_size
 
 
 @compiled
@@ -137,15 +174,20 @@ def publish(sim: Sim, r: int, s: int) -> None:
 
 
 @compiled
-def release(sim: Sim, r: int, s: int, held_blocks: int) -> None:
-    """Sequence s gives up `held_blocks` blocks: private ones first, then its prefix from the end."""
-    slot, replica = sim.slot[s], sim.replica[r]
-    private = held_blocks - slot.shared
-    replica.used -= private
-    if sim.limits[0].prefix:
-        if private > 0 and sim.limits[0].evicting:
-            _add_junk(sim, r, private)
-            replica.cached += private
+def release(sim: Sim, r: int, s: int, held_blocks: int, full_blocks: int) -> None:
+    """Sequence s gives up `held_blocks` blocks, of which `full_blocks` are full of its tokens: private ones first, then
+    its prefix from the end."""
+    slot, replica, limits = sim.slot[s], sim.replica[r], sim.limits[0]
+    replica.used -= held_blocks - slot.shared
+    if limits.prefix:
+        slot.own_from, slot.own = slot.shared, max(full_blocks - slot.shared, 0)
+        if limits.evicting and limits.sequence_blocks > 0:
+            _add_junk(sim, r, limits.sequence_blocks)
+        if limits.evicting and slot.own > 0:
+            slot.own_at = _add_junk(sim, r, slot.own)
+            slot.own_stamp = replica.stamp
+        if limits.reserving:
+            slot.own = 0
         for k in range(slot.referenced - 1, -1, -1):
             i = sim.ids[slot.ids_from + k]
             sim.id_refs[r, i] -= 1

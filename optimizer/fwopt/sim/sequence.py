@@ -101,7 +101,7 @@ def _held(sim: Sim, s: int, tokens: int) -> int:
 @compiled
 def finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
-    release(sim, r, s, _held(sim, s, held_tokens))
+    release(sim, r, s, _held(sim, s, held_tokens), held_tokens // sim.limits[0].block_size)
     stop_running(sim, r, s)
     replica.last_finished += 1
     replica.full = 0
@@ -143,7 +143,7 @@ def _give_up(sim: Sim, r: int, s: int) -> None:
         slot.generated = produced(sim, r, s)
         held = leave(sim, r, s)
         slot.last = replica.decode_shown
-    release(sim, r, s, _held(sim, s, held))
+    release(sim, r, s, _held(sim, s, held), held // sim.limits[0].block_size)
     slot.joined = -1
     stop_running(sim, r, s)
     slot.target = slot.prompt + slot.generated
@@ -170,14 +170,16 @@ def admit(sim: Sim, r: int, most: int) -> int:
     replica, limits = sim.replica[r], sim.limits[0]
     s = replica.wait_head
     slot = sim.slot[s]
-    found, tokens, idle = find_prefix(sim, r, s)
+    found, own, tokens, idle = find_prefix(sim, r, s)
+    if limits.whole_prompts and slot.target - tokens > most:
+        return 0
     need = blocks(slot.target, limits.block_size) - tokens // limits.block_size + limits.sequence_blocks
     if need + idle > limits.kv_blocks - replica.used or (limits.reserving and not fits(sim, r, s, tokens, idle)):
         replica.full = 1
         return 0
     stop_waiting(sim, r)
     start_running(sim, r, s)
-    reference_found(sim, r, s, found, tokens)
+    reference_found(sim, r, s, found, own, tokens)
     take(sim, r, limits.sequence_blocks)
     slot.computed, slot.joined = tokens, -1
     if slot.preempted > 0 and not limits.recomputing:

@@ -83,7 +83,7 @@ def simulate(
     vLLM's. `count`: the steps by their shapes, too. `guesses`: what the candidate's drafter achieved on replies; each
     request goes by those of one of them. Deterministic.
     """
-    check(workload, candidate, concurrency)
+    check(workload, candidate, concurrency, max_context)
     _check_guessing(candidate, guesses, plain=policy == MIXED and reservation is None)
     started = time.perf_counter()
     status = admissible(workload, candidate.batching.block_size, kv_blocks - sequence_blocks, max_context)
@@ -126,7 +126,7 @@ def _compile(sim: Any, *, closed: bool) -> float:
     return time.perf_counter() - started
 
 
-def check(workload: Workload, candidate: Candidate, concurrency: int | None) -> None:
+def check(workload: Workload, candidate: Candidate, concurrency: int | None, max_context: int) -> None:
     batching, replicas = candidate.batching, candidate.parallelism.replicas
     if len(workload) == 0:
         raise InputError(f"workload '{workload.name}' has no requests")
@@ -134,6 +134,11 @@ def check(workload: Workload, candidate: Candidate, concurrency: int | None) -> 
         raise InputError(
             f"max_num_batched_tokens must be at least max_num_seqs (every running sequence needs a token), "
             f"got {batching.max_num_batched_tokens} < {batching.max_num_seqs}"
+        )
+    if not batching.chunked_prefill and batching.max_num_batched_tokens < max_context:
+        raise InputError(
+            f"max_num_batched_tokens must be at least max_model_len without chunked prefill (a prompt is computed "
+            f"whole), got {batching.max_num_batched_tokens} < {max_context}"
         )
     if concurrency is not None and (concurrency < 1 or replicas != 1):
         raise InputError(f"a closed load needs at least 1 in flight on 1 replica, got {concurrency} on {replicas}")

@@ -27,6 +27,7 @@ LIMITS = np.dtype(
         ("policy", "i8"),
         ("closed", "i8"),
         ("prefix", "i8"),
+        ("whole_prompts", "i8"),  # no chunked prefill
         ("lookahead", "i8"),
         ("chunk_floor", "f8"),
         ("step_cpu", "f8"),
@@ -135,6 +136,10 @@ SLOT = np.dtype(
         ("sharing", "i8"),  # ids that may still be shared: all, or up to the first one computed twice
         ("referenced", "i8"),  # leading prefix ids this sequence references
         ("shared", "i8"),  # KV blocks it holds through them
+        ("own", "i8"),  # full blocks besides them that it left when it was preempted,
+        ("own_from", "i8"),  # the first of them, by its place in the sequence,
+        ("own_at", "i8"),  # and where they stand in the ring of junk,
+        ("own_stamp", "i8"),  # if that entry still has this stamp
         # where a drafter guesses ahead
         ("guess", "i8"),  # the next of the measured steps, by which this sequence goes
         ("guesses_left", "i8"),  # of the measured reply
@@ -194,7 +199,7 @@ class Sim(NamedTuple):
     id_next: NDArray[np.int32]
     id_stamp: NDArray[np.int64]
     junk_stamp: NDArray[np.int64]
-    """(R, J) ring of freed blocks that hold no reusable prefix, in order of release."""
+    """(R, J) ring of freed full blocks without a prefix id, in order of release."""
     junk_blocks: NDArray[np.int64]
     token_s: NDArray[np.float64]
     """(budget + 1,) dense over the tokens of a step that only decodes, padding included"""

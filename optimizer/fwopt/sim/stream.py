@@ -99,7 +99,7 @@ class _Stream:
         reservation: Reservation | None,
         slos: Sequence[Slo],
     ) -> None:
-        check(first, candidate, None)
+        check(first, candidate, None, max_context)
         if candidate.speculation is not None:
             raise InputError(f"{candidate.label}: endless traces are simulated without speculation")
         if candidate.router == "cache_aware":

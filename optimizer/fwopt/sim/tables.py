@@ -98,7 +98,7 @@ def build(
     """Arrays for `slots` requests in flight at once."""
     batching, replicas, drafter = candidate.batching, candidate.parallelism.replicas, candidate.speculation
     most = batching.max_num_seqs
-    prefix = batching.prefix_caching and workload.block_tokens > 0
+    prefix = batching.prefix_caching
     limits = np.zeros(1, dtype=LIMITS)
     limits[0] = (
         most,
@@ -108,6 +108,7 @@ def build(
         policy,
         closed,
         prefix,
+        not batching.chunked_prefill,
         grid.async_scheduling,
         grid.prefill_chunk_floor_s,
         grid.step_cpu_s,
@@ -138,8 +139,9 @@ def build(
     for never in ("front_free", "front_after", "output_s"):
         replica[never] = -math.inf
     replica["ratio_base"] = limits[0]["ratio_first"]
-    unique = workload.unique_blocks if prefix else 0
-    id_end, id_blocks = id_lengths(workload, batching.block_size) if prefix else (np.zeros(0, np.int64),) * 2
+    shared = prefix and workload.block_tokens > 0
+    unique = workload.unique_blocks if shared else 0
+    id_end, id_blocks = id_lengths(workload, batching.block_size) if shared else (np.zeros(0, np.int64),) * 2
     token_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens)
     mixed_s, _ = _padded_tokens(grid, batching.max_num_batched_tokens, grid.prefill_in_graphs)
     junk = kv_blocks + 1 if prefix else 1
