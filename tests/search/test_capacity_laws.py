@@ -99,3 +99,11 @@ def test_the_plan_states_the_capacity_of_chosen_and_baseline(toy):
         capacity = toy.speed(entry.candidate) * entry.candidate.parallelism.replicas
         edge = capacity * (1 - 0.2 / 2) / 5.0  # 0.2/(1-load) reaches 2 s at load 0.9
         assert edge / (1 + TOLERANCE) <= entry.capacity.rate_scale <= edge
+
+
+def test_no_rate_above_the_ceiling_is_tried(toy):
+    """Challengers of a finalist at the ceiling start there too, so that plan and `fwopt capacity` say the same."""
+    service = toy.Toy(0.001)
+    plan = toy.tune(toy.inputs(toy.SMALL), service, TrialLog())
+    assert max(rate for _, rate in service.calls) == CEILING
+    assert plan.chosen.capacity.rate_scale == CEILING
