@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwopt.report import format as f
+from fwopt.report.facts import price_text
+from fwopt.spec.hardware import Price
 from fwopt.spec.provenance import ProvenanceShares
 
 SCALE = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
@@ -93,3 +95,18 @@ def test_change_is_said_in_words():
 
 def test_names_cannot_reach_the_terminal():
     assert f.plain("a\x1b[31mb\nc") == "a?[31mb?c"
+
+
+@pytest.mark.parametrize(
+    ("dates", "text"),
+    [
+        ("2026-09-20; 2026-02; 2026-09-25", "2026-02 to 2026-09-25"),
+        ("2026-09-20", "2026-09-20"),
+        ("2026-02; 2026-09-25; long-standing list price", "2026-02 to 2026-09-25 and long-standing list price"),
+        ("2024; long-standing list price", "2024 and long-standing list price"),
+        ("long-standing list price", "long-standing list price"),
+    ],
+)
+def test_a_span_of_dates_ends_with_a_date(dates, text):
+    price = Price(usd_per_gpu_hour=1.55, basis="median on-demand", dates=dates, source="test")
+    assert price_text(price) == f"$1.55 per GPU-hour (median on-demand, {text}; --price overrides)"
