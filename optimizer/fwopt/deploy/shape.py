@@ -52,7 +52,8 @@ def opening(plan: Plan, entry: Entry, engine: EngineName) -> list[str]:
     lines = head(plan, f"# {copies} on {where}; {NAMES[engine] if foreign else planned}.")
     said = [""]
     if foreign:
-        said += [f"Planned for {planned}: what is promised here was found for that engine, not for {NAMES[engine]}.", ""]
+        whose = f"what is promised here was found for that engine, not for {NAMES[engine]}"
+        said += [f"Planned for {planned}: {whose}.", ""]
     return lines + [f"# {line}".rstrip() for line in (*said, *promises(plan, entry), "")]
 
 
