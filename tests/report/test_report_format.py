@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fwopt.report import format as f
 from fwopt.report.facts import price_text
 from fwopt.spec.hardware import Price
+from fwopt.spec.outcome import Distribution
 from fwopt.spec.provenance import ProvenanceShares
 
 SCALE = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
@@ -95,6 +96,15 @@ def test_change_is_said_in_words():
 
 def test_names_cannot_reach_the_terminal():
     assert f.plain("a\x1b[31mb\nc") == "a?[31mb?c"
+
+
+def test_a_latency_that_no_answer_has_is_not_called_infinite():
+    """Answers of one token have no gap; where nothing was answered everything is infinite."""
+    none = Distribution(mean_s=None, p50_s=None, p90_s=None, p95_s=None, p99_s=None, max_s=None)
+    assert f.spread(none, 400) == ["-"] * 6
+    assert f.spread(none, 0) == [f.INFINITE] * 6
+    refused = none.model_copy(update={"mean_s": 0.1, "p50_s": 0.1})
+    assert f.spread(refused, 9) == ["100 ms", "100 ms", *[f.INFINITE] * 4]
 
 
 @pytest.mark.parametrize(

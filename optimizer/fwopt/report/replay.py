@@ -55,7 +55,7 @@ def render(replay: Replay, slos: Sequence[Slo], notes: Sequence[str]) -> Rendera
         table.add_column(title, justify="left" if not title else "right")
     for name in NAMES:
         d: Distribution = getattr(metrics, name)
-        table.add_row(name, *(f.seconds(v) for v in (d.mean_s, d.p50_s, d.p90_s, d.p95_s, d.p99_s, d.max_s)))
+        table.add_row(name, *f.spread(d, metrics.finished))
     verdict = Text("valid", "green") if replay.valid else Text("INVALID: do not use these numbers", "bold red")
     problems = [
         Text(f"{'INVALID' if p.invalidates else 'note'} {f.plain(str(p))}", _style(p.invalidates))
