@@ -52,6 +52,16 @@ def test_answers_of_one_token_keep_every_limit_between_tokens(metric):
     assert held_to(make([1.0, 1.0], [1.0, 3.0], [1, 5]), "tpot", 0.5) == pytest.approx(0.5)
 
 
+def test_a_limit_on_itl_is_missed_where_too_many_are_refused():
+    """Gaps are counted over tokens, and who is refused has none: without this, 2 of 3 refused would keep `itl:p99`."""
+    status = [FINISHED] * 98 + [REJECTED_CONTEXT] * 2
+    times = [0.1] * 98 + [math.nan] * 2
+    records = make(times, [t + 1 for t in times], [5] * 100, status, gaps=[0, 392, 0])
+    assert held_to(records, "itl", 0.95) == statistic(records, "itl", 0.95)
+    assert held_to(records, "itl", 0.99) is None
+    assert held_to(records, "itl", "mean") == statistic(records, "itl", "mean")
+
+
 def test_rejected_requests_are_infinitely_slow_in_quantiles_but_not_in_means():
     status = [FINISHED] * 98 + [REJECTED_CONTEXT] * 2
     times = [0.1] * 98 + [math.nan] * 2

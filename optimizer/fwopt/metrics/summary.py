@@ -55,11 +55,15 @@ def held_to(records: Records, metric: LatencyMetric, which: Statistic) -> float 
     """One statistic in seconds as a limit or goal takes it; None when it is infinite.
 
     Where every answer is one token long there are no gaps: nobody waits between tokens, so `tpot` and `itl` are 0
-    for the answered, and a limit on them can be missed by refusals alone.
+    for the answered, and a limit on them can be missed by refusals alone. `itl` counts tokens, and a refused request
+    has none: its quantiles are infinite where those over requests would be.
     """
     answered = records.status == FINISHED
+    refusals = np.sort(np.where(answered, 0.0, math.inf))
     if metric in ("tpot", "itl") and answered.any() and not (records.output_tokens[answered] > 1).any():
-        return _pick(np.sort(np.where(answered, 0.0, math.inf)), which)
+        return _pick(refusals, which)
+    if metric == "itl" and _pick(refusals, which) is None:
+        return None
     return statistic(records, metric, which)
 
 
