@@ -168,6 +168,20 @@ class Case:
     shown: dict[str, object]
 
 
+@pytest.mark.parametrize("target", ["sglang", "fwopt"])
+def test_files_for_another_engine_than_the_plans_say_whose_promises_they_repeat(make_plan, target):
+    """vLLM 0.24.0 was simulated: there is no SGLang 0.24.0, and nobody simulated SGLang."""
+    names = {"sglang": "SGLang", "fwopt": "fwopt"}
+    file = {"sglang": "config.yaml", "fwopt": "candidate.yaml"}[target]
+    foreign = render(make_plan(Candidate(batching=SMALL)), target)[file]
+    said = f"Planned for vLLM 0.24.0: what is promised here was found for that engine, not for {names[target]}."
+    assert said in foreign
+    assert f"{names[target]} 0.24.0" not in foreign
+    own = render(make_plan(Candidate(batching=SMALL), engine=EngineSpec(name=target, version="7.8.9")), target)[file]
+    assert f"; {names[target]} 7.8.9.\n" in own
+    assert "Planned for" not in own
+
+
 SGLANG_CASES = {
     "plain": Case(Candidate(batching=SMALL), {"quantization": None, "disable_radix_cache": False}),
     "fp8, prefixes off": Case(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fwopt.metrics import Records, statistic, summarize
 from fwopt.metrics.records import FINISHED, REJECTED_CONTEXT
+from fwopt.metrics.summary import held_to
 from fwopt.spec.objective import Slo
 
 
@@ -36,6 +37,29 @@ def make(first, finish, output, status=None, gaps=()) -> Records:
 def test_tpot_excludes_the_first_token_and_one_token_replies():
     records = make([1.0, 1.0], [1.0, 3.0], [1, 5])
     assert statistic(records, "tpot", 0.5) == pytest.approx(0.5)  # 2 s over 4 gaps; the one-token reply has none
+
+
+@pytest.mark.parametrize("metric", ["tpot", "itl"])
+def test_answers_of_one_token_keep_every_limit_between_tokens(metric):
+    """Classification with `max_tokens=1`: no gap exists, so none is too long; refusals still count."""
+    records = make([1.0] * 3, [1.0] * 3, [1] * 3)
+    assert [held_to(records, metric, which) for which in (0.5, 0.99, "mean")] == [0, 0, 0]
+    refused = make([1.0] * 9 + [math.nan], [1.0] * 9 + [math.nan], [1] * 10, [FINISHED] * 9 + [REJECTED_CONTEXT])
+    assert held_to(refused, metric, 0.5) == 0
+    assert held_to(refused, metric, 0.95) is None
+    nobody = make([math.nan], [math.nan], [1], [REJECTED_CONTEXT])
+    assert held_to(nobody, metric, 0.5) is None
+    assert held_to(make([1.0, 1.0], [1.0, 3.0], [1, 5]), "tpot", 0.5) == pytest.approx(0.5)
+
+
+def test_a_limit_on_itl_is_missed_where_too_many_are_refused():
+    """Gaps are counted over tokens, and who is refused has none: without this, 2 of 3 refused would keep `itl:p99`."""
+    status = [FINISHED] * 98 + [REJECTED_CONTEXT] * 2
+    times = [0.1] * 98 + [math.nan] * 2
+    records = make(times, [t + 1 for t in times], [5] * 100, status, gaps=[0, 392, 0])
+    assert held_to(records, "itl", 0.95) == statistic(records, "itl", 0.95)
+    assert held_to(records, "itl", 0.99) is None
+    assert held_to(records, "itl", "mean") == statistic(records, "itl", "mean")
 
 
 def test_rejected_requests_are_infinitely_slow_in_quantiles_but_not_in_means():

@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwopt.report import format as f
+from fwopt.report.facts import price_text
+from fwopt.spec.hardware import Price
+from fwopt.spec.outcome import Distribution
 from fwopt.spec.provenance import ProvenanceShares
 
 SCALE = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
@@ -93,3 +96,27 @@ def test_change_is_said_in_words():
 
 def test_names_cannot_reach_the_terminal():
     assert f.plain("a\x1b[31mb\nc") == "a?[31mb?c"
+
+
+def test_a_latency_that_no_answer_has_is_not_called_infinite():
+    """Answers of one token have no gap; where nothing was answered everything is infinite."""
+    none = Distribution(mean_s=None, p50_s=None, p90_s=None, p95_s=None, p99_s=None, max_s=None)
+    assert f.spread(none, 400) == ["-"] * 6
+    assert f.spread(none, 0) == [f.INFINITE] * 6
+    refused = none.model_copy(update={"mean_s": 0.1, "p50_s": 0.1})
+    assert f.spread(refused, 9) == ["100 ms", "100 ms", *[f.INFINITE] * 4]
+
+
+@pytest.mark.parametrize(
+    ("dates", "text"),
+    [
+        ("2026-09-20; 2026-02; 2026-09-25", "2026-02 to 2026-09-25"),
+        ("2026-09-20", "2026-09-20"),
+        ("2026-02; 2026-09-25; long-standing list price", "2026-02 to 2026-09-25 and long-standing list price"),
+        ("2024; long-standing list price", "2024 and long-standing list price"),
+        ("long-standing list price", "long-standing list price"),
+    ],
+)
+def test_a_span_of_dates_ends_with_a_date(dates, text):
+    price = Price(usd_per_gpu_hour=1.55, basis="median on-demand", dates=dates, source="test")
+    assert price_text(price) == f"$1.55 per GPU-hour (median on-demand, {text}; --price overrides)"

@@ -93,6 +93,7 @@ def test_rejected_requests_explain_an_infinite_quantile(sample, say):
     assert "TTFT p99 inf (rejected)" in text
     assert "574 of 12,031 requests are refused: exceeds context length (574)" in text
     assert "every quantile above p95.23 is infinite" in text
+    assert "add GPUs" not in text
 
 
 def test_all_fell_before_simulation(sample, say):

@@ -1,5 +1,7 @@
 """The edge of the limits: both ends of the bracket were tried, and the figures there follow from what was offered."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +53,18 @@ def test_figures_at_the_edge_are_those_of_the_traffic_offered_there(toy):
     assert capacity.limited_by == "ttft:p99<2s"
 
 
+def test_a_backlog_is_no_rate_that_is_served(toy):
+    """Limits looser than the trace is long hold at any rate: what counts is how fast the work gets done."""
+    edge, _ = _edge(toy.Toy(0.001), Candidate())
+    metrics = edge.held.metrics.model_copy(update={"duration_s": 2.5 * toy.WINDOW_S / CEILING})
+    backlog = replace(edge, held=edge.held.model_copy(update={"metrics": metrics}))
+    capacity = capacity_of(backlog, toy.WINDOW_S)
+    assert capacity.requests_per_s == pytest.approx(metrics.finished / metrics.duration_s)
+    assert capacity.output_tokens_per_s == pytest.approx(metrics.output_tokens / metrics.duration_s)
+    dollars = 2.0 / 3600 * metrics.duration_s
+    assert capacity.usd_per_1m_output_tokens == pytest.approx(dollars / metrics.output_tokens * 1e6)
+
+
 def test_what_never_breaks_is_reported_at_the_ceiling_with_nothing_limiting(toy):
     edge, _ = _edge(toy.Toy(0.001), Candidate())
     assert edge.rate_scale == CEILING
@@ -85,3 +99,11 @@ def test_the_plan_states_the_capacity_of_chosen_and_baseline(toy):
         capacity = toy.speed(entry.candidate) * entry.candidate.parallelism.replicas
         edge = capacity * (1 - 0.2 / 2) / 5.0  # 0.2/(1-load) reaches 2 s at load 0.9
         assert edge / (1 + TOLERANCE) <= entry.capacity.rate_scale <= edge
+
+
+def test_no_rate_above_the_ceiling_is_tried(toy):
+    """Challengers of a finalist at the ceiling start there too, so that plan and `fwopt capacity` say the same."""
+    service = toy.Toy(0.001)
+    plan = toy.tune(toy.inputs(toy.SMALL), service, TrialLog())
+    assert max(rate for _, rate in service.calls) == CEILING
+    assert plan.chosen.capacity.rate_scale == CEILING

@@ -1,5 +1,7 @@
 """What the user writes: one grammar for file and flags, and one clear line for every mistake."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from fwopt.search.space import SpaceOverrides
 from fwopt.search.traffic import load_traffic
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Int8
 from fwopt.spec.objective import Goal, QualityLimit, Slo
+from fwopt.targets import load_hardware, load_model
 
 
 @pytest.mark.parametrize(
@@ -249,3 +252,16 @@ def test_a_trace_of_several_models_must_say_which(tmp_path):
     kept = read("b/two")
     assert np.array_equal(kept.workload.prompt_tokens, [11])
     assert any("3 of 4 requests" in note for note in kept.notes)
+
+
+def test_latent_attention_over_an_fp8_cache_takes_flashmlas_blocks(toy):
+    """A stated block size of 16 rules FlashMLA out in vLLM, and leaves a kernel that nobody timed."""
+    latent = load_model("deepseek-ai/DeepSeek-V3")
+    hardware = toy.HARDWARE.model_copy(update={"device": load_hardware("h200:8").device})
+    space = derive_space(latent, hardware)
+    blocks = {(c.kv_dtype, c.batching.block_size) for c in itertools.islice(space.enumerate(), 0, None, 97)}
+    assert blocks == {("bf16", 16), ("fp8", 64)}
+    for candidate in itertools.islice(space.enumerate(), 0, None, 971):
+        assert from_params(space, to_params(space, candidate)) == space.canonical(candidate)
+    dense = derive_space(toy.MODEL, toy.HARDWARE)
+    assert {c.batching.block_size for c in itertools.islice(dense.enumerate(), 0, None, 97)} == {16}

@@ -15,6 +15,11 @@ from fwopt.targets import cpu, load_hardware, nvml
 DATA = Path(hardware.__file__).parent / "data"
 
 
+def test_a_list_of_gpus_is_refused_for_what_it_is():
+    with pytest.raises(InputError, match="'h200:4,h100:4': one kind of GPU is planned for at a time"):
+        load_hardware("h200:4,h100:4")
+
+
 @pytest.mark.parametrize(
     ("text", "name", "count"),
     [("h200:8", "h200", 8), ("H200", "h200", 1), ("h100_sxm:2", "h100", 2), ("H200-SXM-141GB:4", "h200", 4)],

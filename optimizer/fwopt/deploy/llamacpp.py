@@ -43,7 +43,7 @@ def variables(plan: Plan, entry: Entry) -> str:
     b = candidate.batching
     model = model_name(plan)
     lines = [
-        *opening(plan, entry, "llama.cpp"),
+        *opening(plan, entry, "llamacpp"),
         "# The next lines say what llama-server has no variable for; fwopt reads them back.",
         *directives(
             candidate,

@@ -35,7 +35,7 @@ def config(plan: Plan, entry: Entry) -> str:
     """Every searched value stated, nothing else."""
     candidate = entry.candidate
     lines = [
-        *opening(plan, entry, "SGLang"),
+        *opening(plan, entry, "sglang"),
         "# The next lines say what SGLang has no key for.",
         *directives(candidate, weights=weights_name(candidate.quantization)),
         "",

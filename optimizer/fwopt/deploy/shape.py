@@ -22,6 +22,10 @@ NGINX_POLICY: dict[RouterPolicy, str] = {"least_requests": "        least_conn;\
 which nginx cannot."""
 
 
+NAMES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "fwopt": "fwopt"}
+"""What comments call an engine."""
+
+
 def model_name(plan: Plan) -> str:
     """What the engine loads: where a config.json was named to fwopt, its folder is the model."""
     return plan.model.name.removesuffix("/config.json")
@@ -35,15 +39,22 @@ def head(plan: Plan, what: str) -> list[str]:
     ]
 
 
-def opening(plan: Plan, entry: Entry, engine: str) -> list[str]:
-    """Comment lines that open an engine's own file: where it runs, and what it promises."""
+def opening(plan: Plan, entry: Entry, engine: EngineName) -> list[str]:
+    """Comment lines that open an engine's own file: where it runs, and what it promises. Files for another engine
+    than the plan's name no version of it, and say whose promises these are."""
     p, device = entry.candidate.parallelism, plan.hardware.device
     where = f"{p.gpus_per_replica} {device.name} GPU" + "s" * (p.gpus_per_replica > 1)
     if device.kind == "cpu":
         where = one_line(device.full_name)
     copies = f"One of {p.replicas} equal replicas, each" if p.replicas > 1 else "The one replica,"
-    lines = head(plan, f"# {copies} on {where}; {engine} {one_line(plan.engine.version)}.")
-    return lines + [f"# {line}".rstrip() for line in ("", *promises(plan, entry), "")]
+    planned = f"{NAMES[plan.engine.name]} {one_line(plan.engine.version)}"
+    foreign = engine != plan.engine.name
+    lines = head(plan, f"# {copies} on {where}; {NAMES[engine] if foreign else planned}.")
+    said = [""]
+    if foreign:
+        whose = f"what is promised here was found for that engine, not for {NAMES[engine]}"
+        said += [f"Planned for {planned}: {whose}.", ""]
+    return lines + [f"# {line}".rstrip() for line in (*said, *promises(plan, entry), "")]
 
 
 def directives(candidate: Candidate, **further: object) -> list[str]:

@@ -29,7 +29,7 @@ def config(plan: Plan, entry: Entry) -> str:
     """`vllm serve --config`: every searched value stated, nothing else."""
     candidate, quantization = entry.candidate, _quantization(plan, entry)
     lines = [
-        *opening(plan, entry, "vLLM"),
+        *opening(plan, entry, "vllm"),
         "# The next lines say what vLLM has no key for; fwopt reads them back.",
         *directives(candidate),
     ]

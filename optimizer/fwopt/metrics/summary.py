@@ -51,6 +51,22 @@ def statistic(records: Records, metric: LatencyMetric, which: Statistic) -> floa
     return _pick(np.sort(latencies(records, metric)), which)
 
 
+def held_to(records: Records, metric: LatencyMetric, which: Statistic) -> float | None:
+    """One statistic in seconds as a limit or goal takes it; None when it is infinite.
+
+    Where every answer is one token long there are no gaps: nobody waits between tokens, so `tpot` and `itl` are 0
+    for the answered, and a limit on them can be missed by refusals alone. `itl` counts tokens, and a refused request
+    has none: its quantiles are infinite where those over requests would be.
+    """
+    answered = records.status == FINISHED
+    refusals = np.sort(np.where(answered, 0.0, math.inf))
+    if metric in ("tpot", "itl") and answered.any() and not (records.output_tokens[answered] > 1).any():
+        return _pick(refusals, which)
+    if metric == "itl" and _pick(refusals, which) is None:
+        return None
+    return statistic(records, metric, which)
+
+
 def _pick(ordered: NDArray[np.float64], which: Statistic) -> float | None:
     """Quantile by linear interpolation between order statistics (numpy's default)."""
     if which == "mean":

@@ -116,8 +116,10 @@ def price_text(price: Price) -> str:
     """`$4.50 per GPU-hour (median on-demand, 2026-02 to 2026-09; --price overrides)`."""
     known = f.plain(price.basis)
     if price.source != "user":
-        dates = sorted(f.plain(price.dates).split("; "))
-        known += f", {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}; --price overrides"
+        found = sorted(f.plain(price.dates).split("; "))
+        dates = [d for d in found if d[:1].isdigit()]
+        span = [f"{dates[0]} to {dates[-1]}"] if len(dates) > 1 else dates
+        known += f", {f.listing([*span, *(d for d in found if d not in dates)])}; --price overrides"
     return f"{f.usd(price.usd_per_gpu_hour)} per GPU-hour ({known})"
 
 

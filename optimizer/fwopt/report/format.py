@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.objective import GoalMetric, LatencyMetric, Slo, format_statistic
+from fwopt.spec.outcome import Distribution
 from fwopt.spec.provenance import CODES, ProvenanceShares
 
 INFINITE = "inf (rejected)"
@@ -41,6 +42,12 @@ def seconds(value: float | None) -> str:
     if shown == 0 or shown >= 1:
         return f"{significant(value)} s"
     return f"{significant(value * 1e3)} ms" if shown >= 1e-3 else f"{significant(value * 1e6)} µs"
+
+
+def spread(found: Distribution, answered: int) -> list[str]:
+    """Mean, p50, p90, p95, p99 and maximum; `-` where requests were answered and none has such a latency."""
+    values = (found.mean_s, found.p50_s, found.p90_s, found.p95_s, found.p99_s, found.max_s)
+    return [NONE if found.mean_s is None and answered else seconds(value) for value in values]
 
 
 def usd(value: float | None) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+from fwopt.metrics.records import REJECTED_CONTEXT, STATUS_NAMES
 from fwopt.report import format as f
 from fwopt.spec.outcome import Evaluation, SloResult
 from fwopt.spec.plan import Entry, Plan
 
 
 def what_would_give(plan: Plan, near: Entry) -> list[str]:
-    """Each single change that would make the nearest miss a plan, as far as the evidence says."""
+    """Each single change that would make the nearest miss a plan, as far as the evidence says. No number of GPUs
+    serves what is longer than the model's context."""
     ways = []
     missed = [r for r in near.evaluation.slos if not r.met]
     slow = [r for r in missed if r.value_s is not None]
@@ -21,7 +23,8 @@ def what_would_give(plan: Plan, near: Entry) -> list[str]:
     edge = near.capacity
     if edge is not None and 0 < edge.rate_scale < 1:
         ways.append(f"serve {f.factor(edge.rate_scale)} of this traffic, where every SLO holds")
-    if near.candidate.parallelism.gpus == plan.hardware.count:
+    too_long = len(slow) < len(missed) and set(near.evaluation.metrics.rejected) == {STATUS_NAMES[REJECTED_CONTEXT]}
+    if near.candidate.parallelism.gpus == plan.hardware.count and not too_long:
         more = f"--hardware {f.plain(plan.hardware.device.name)}:{2 * plan.hardware.count}"
         ways.append(f"add GPUs: all {plan.hardware.count} are in use (try {more}), or faster ones")
     return ways

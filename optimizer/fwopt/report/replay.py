@@ -13,7 +13,8 @@ from fwopt.errors import InputError
 from fwopt.live.load import ClosedLoop, Load, Poisson, Ramp
 from fwopt.live.problems import Lag
 from fwopt.live.result import Replay
-from fwopt.metrics import statistic, summarize
+from fwopt.metrics import summarize
+from fwopt.metrics.summary import held_to
 from fwopt.report import format as f
 from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.spec.objective import Slo
@@ -37,7 +38,7 @@ def judge(replay: Replay, slos: Sequence[Slo]) -> tuple[Metrics, tuple[SloResult
         raise InputError("the replay ended before it offered a single request: there is nothing to measure")
     found = []
     for slo in slos:
-        value = statistic(records, slo.metric, slo.statistic)
+        value = held_to(records, slo.metric, slo.statistic)
         found.append(SloResult(slo=slo, value_s=value, met=value is not None and value < slo.limit_s))
     return summarize(records, slos), tuple(found)
 
@@ -54,7 +55,7 @@ def render(replay: Replay, slos: Sequence[Slo], notes: Sequence[str]) -> Rendera
         table.add_column(title, justify="left" if not title else "right")
     for name in NAMES:
         d: Distribution = getattr(metrics, name)
-        table.add_row(name, *(f.seconds(v) for v in (d.mean_s, d.p50_s, d.p90_s, d.p95_s, d.p99_s, d.max_s)))
+        table.add_row(name, *f.spread(d, metrics.finished))
     verdict = Text("valid", "green") if replay.valid else Text("INVALID: do not use these numbers", "bold red")
     problems = [
         Text(f"{'INVALID' if p.invalidates else 'note'} {f.plain(str(p))}", _style(p.invalidates))

@@ -33,7 +33,7 @@ def render(candidate: Candidate, result: SimResult, evaluation: Evaluation, note
         table.add_column(title, justify="left" if not title else "right")
     for name in ("ttft", "tpot", "itl", "e2e", "queue"):
         d: Distribution = getattr(metrics, name)
-        table.add_row(name, *(f.seconds(v) for v in (d.mean_s, d.p50_s, d.p90_s, d.p95_s, d.p99_s, d.max_s)))
+        table.add_row(name, *f.spread(d, metrics.finished))
     rejected = "".join(f", {count:,} {reason}" for reason, count in metrics.rejected.items())
     share = evaluation.provenance
     known = ", ".join(f"{getattr(share, code):.0%} {code}" for code in CODES if getattr(share, code) >= 0.005)

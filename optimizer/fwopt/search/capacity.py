@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from fwopt.search.scoring import billed_s
 from fwopt.spec.outcome import Evaluation, Rejected
 from fwopt.spec.plan import Capacity
 
@@ -83,17 +84,19 @@ def limiting_slo(broke: Evaluation | Rejected | None) -> str | None:
 def capacity_of(edge: Edge, window_s: float) -> Capacity | None:
     """Rates at the edge, from the traffic offered there. `window_s`: first to last arrival at rate 1.
 
-    At the edge every limit holds, so the deployment keeps up and serves what is offered.
+    At the edge every limit holds, so the deployment keeps up and serves what is offered. Limits looser than the
+    trace is long hold for a backlog too: work of more than twice the window counts, and is billed, to its end.
     """
     if edge.rate_scale is None or edge.held is None or window_s <= 0:
         return None
-    held, window = edge.held, window_s / edge.rate_scale
-    tokens_per_s = held.metrics.output_tokens / window
+    held = edge.held
+    seconds = billed_s(held.metrics, window_s / edge.rate_scale, kept=True)
+    tokens_per_s = held.metrics.output_tokens / seconds
     usd = held.cost.usd_per_hour / 3600 / tokens_per_s * 1e6 if held.cost and tokens_per_s else None
     return Capacity(
         rate_scale=edge.rate_scale,
         tolerance=edge.tolerance,
-        requests_per_s=held.metrics.finished / window,
+        requests_per_s=held.metrics.finished / seconds,
         output_tokens_per_s=tokens_per_s,
         usd_per_1m_output_tokens=usd,
         limited_by=limiting_slo(edge.broke),

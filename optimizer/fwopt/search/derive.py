@@ -15,6 +15,10 @@ from fwopt.targets.parallel import valid_parallelism
 GPUS_PER_MACHINE = 8
 """One copy of the model stays within it unless fwopt.yaml asks for more: beyond, GPUs talk over the network."""
 
+LATENT_FP8_BLOCK = 64
+"""Tokens a KV block of latent attention over an FP8 cache: FlashMLA takes no other number. A smaller one, stated in
+vLLM's config, would leave Triton's kernel, which nobody timed (docs/vllm-scheduling.md)."""
+
 
 def derive_space(
     model: ModelSpec, hardware: HardwareSpec, overrides: SpaceOverrides | None = None, *, shares_prefixes: bool = True
@@ -35,6 +39,8 @@ def derive_space(
         raise InputError(
             f"search.max_model_len {given['max_model_len']} exceeds the model's {model.max_context_tokens} tokens"
         )
+    if any(group.attention.kind == "mla" for group in model.layers):
+        given["fp8_block_size"] = LATENT_FP8_BLOCK
     space = SearchSpace(
         quantizations=quantizations, layouts=layouts, impossible=impossible, gpus=hardware.count, **given
     )

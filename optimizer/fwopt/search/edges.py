@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fwopt.search.asked import meets
-from fwopt.search.capacity import TOLERANCE, Edge, capacity_of, find_edge
+from fwopt.search.capacity import CEILING, TOLERANCE, Edge, capacity_of, find_edge
 from fwopt.search.ladder import Ask
 from fwopt.search.steps import lockstep
 from fwopt.spec.candidate import Candidate
@@ -40,13 +40,13 @@ class Edges:
                 self.found[candidate.id] = capacity
 
     def challenge(self, finalists: Sequence[Candidate], ties: Sequence[Trial]) -> None:
-        """One run for each other tie on as many GPUs, just above the best finalist's edge: whoever holds there goes
-        further, and is measured too."""
+        """One run for each other tie on as many GPUs, just above the best finalist's edge (at the ceiling where
+        that is it): whoever holds there goes further, and is measured too."""
         measured = [c for c in finalists if c.id in self.found]
         if not measured:
             return
         best = max(measured, key=lambda c: self.found[c.id].rate_scale / c.parallelism.gpus)
-        rate = self.found[best.id].rate_scale * (1 + TOLERANCE)
+        rate = min(self.found[best.id].rate_scale * (1 + TOLERANCE), CEILING)
         others = [
             t.candidate
             for t in ties

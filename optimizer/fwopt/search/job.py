@@ -179,7 +179,8 @@ def require_fit(space: SearchSpace, memory: Screen, hardware: HardwareSpec, mode
         min(space.max_num_seqs), min(space.max_num_batched_tokens), max(space.gpu_memory_utilization), True
     )
     for (quantization, layout), kv in product(space.structures(), space.kv_dtypes):
-        candidate = Candidate(quantization=quantization, kv_dtype=kv, parallelism=layout, batching=batching)
+        fitted = space.in_blocks(batching, kv)
+        candidate = Candidate(quantization=quantization, kv_dtype=kv, parallelism=layout, batching=fitted)
         rejected = memory.check(candidate)
         if rejected is None:
             return

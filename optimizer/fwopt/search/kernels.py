@@ -82,7 +82,7 @@ def reference_space(
     space = derive_space(
         model, hardware, overrides.model_copy(update={"dp": (1,), "ep": (False,)}), shares_prefixes=shares_prefixes
     )
-    changes: dict[str, object] = {"kernels": _axis(overrides, kernels)}
+    changes: dict[str, object] = {"kernels": _axis(overrides, kernels), "fp8_block_size": None}
     served = tuple(q for q in space.quantizations if not (q.kind == "fp8" and q.scale == "block"))
     if not served:
         raise InputError(f"{model.name}: the reference engine has no FP8 in blocks; plan for another engine")

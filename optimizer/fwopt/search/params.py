@@ -56,7 +56,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
             quantization=quantization,
             kv_dtype=kv_dtype,
             parallelism=layout.model_copy(update={"replicas": replicas}),
-            batching=batching,
+            batching=space.in_blocks(batching, kv_dtype),
             router=router,
             kernels=kernels,
             speculation=drafter,

@@ -9,7 +9,7 @@ from typing import Self
 
 from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
-from fwopt.metrics.summary import statistic, summarize
+from fwopt.metrics.summary import held_to, summarize
 from fwopt.perf.costs import Costs
 from fwopt.perf.effects import blocks_without, candidate_without, grid_without
 from fwopt.perf.grid import StepGrid
@@ -120,7 +120,7 @@ class SimulatingEvaluator:
         return evaluate_metrics(
             candidate,
             summarize(records, self.objective.slos),
-            lambda metric, which: statistic(records, metric, which),
+            lambda metric, which: held_to(records, metric, which),
             facts,
             objective=self.objective,
             hardware=self.hardware,

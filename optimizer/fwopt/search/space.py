@@ -87,6 +87,8 @@ class SearchSpace(Frozen):
     max_model_len: PositiveInt | None = None
     block_size: PositiveInt = 16
     """Tokens a KV block: the engine's own, not searched."""
+    fp8_block_size: PositiveInt | None = None
+    """The same with an FP8 cache, where the engine's attention over it takes other blocks; None: `block_size`."""
     kernels: tuple[SetDigest | None, ...] = (None,)
     """Sets of tuned kernels; None: each kernel's default."""
     speculation: tuple[Drafter | None, ...] = (None,)
@@ -161,7 +163,7 @@ class SearchSpace(Frozen):
                         quantization=quantization,
                         kv_dtype=kv,
                         parallelism=layout.model_copy(update={"replicas": replicas}),
-                        batching=self.batching(seqs, tokens, memory, prefix),
+                        batching=self.in_blocks(self.batching(seqs, tokens, memory, prefix), kv),
                         router=router,
                         kernels=kernels,
                         speculation=drafter,
@@ -176,6 +178,11 @@ class SearchSpace(Frozen):
             prefix_caching=prefix,
             max_model_len=self.max_model_len,
         )
+
+    def in_blocks(self, batching: Batching, kv: KvDtype) -> Batching:
+        """In the KV blocks that the engine's attention takes with this cache."""
+        blocks = self.fp8_block_size if kv == "fp8" else None
+        return batching if blocks is None else batching.model_copy(update={"block_size": blocks})
 
     def default_batching(self) -> Batching:
         """The engine's defaults, or the nearest values that the axes allow."""

@@ -103,6 +103,8 @@ def _processor(price: float | None) -> HardwareSpec:
 
 
 def _parse(text: str) -> tuple[str, int]:
+    if "," in text:
+        raise InputError(f"hardware '{text}': one kind of GPU is planned for at a time; tune for each and compare")
     name, colon, number = text.strip().partition(":")
     if colon and (not number.isascii() or not number.isdigit() or int(number) < 1):
         raise InputError(f"hardware '{text}': the count after ':' must be a whole number above zero; e.g. {_EXAMPLE}")

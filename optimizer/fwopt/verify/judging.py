@@ -10,7 +10,7 @@ import numpy as np
 from fwopt import __version__
 from fwopt.live import Replay
 from fwopt.metrics.records import Records
-from fwopt.metrics.summary import statistic, summarize
+from fwopt.metrics.summary import held_to, summarize
 from fwopt.search.job import Job
 from fwopt.search.scoring import EngineFacts, evaluate_metrics
 from fwopt.spec.outcome import Evaluation
@@ -91,7 +91,7 @@ def evaluate(found: Verification, job: Job, run: Replay) -> Evaluation:
     evaluation = evaluate_metrics(
         found.candidate,
         found.measured,
-        lambda metric, which: statistic(records, metric, which),
+        lambda metric, which: held_to(records, metric, which),
         nothing,
         objective=job.inputs.objective,
         hardware=job.inputs.hardware,
