@@ -213,3 +213,19 @@ def test_a_session_that_measured_nothing_is_no_part_of_the_history(samples: bool
     assert compare(HISTORY[-1], head, STATED, history=[*plain[:4], dead, *plain[4:]]).metrics[0] == wanted
     few = compare(HISTORY[-1], head, STATED, history=[dead, *HISTORY[-4:]])
     assert "4 of 5 sessions" in few.metrics[0].reason
+
+
+def test_sessions_of_another_version_of_the_suite_are_no_history(tmp_path: Path) -> None:
+    for r in [day(n, 3.0, suite_digest="old") for n in range(1, 7)]:
+        save(r, tmp_path)
+    new = [day(n) for n in range(7, 9)]
+    for r in new:
+        promote(save(r, tmp_path), tmp_path)
+    assert baseline_for(day(20), tmp_path, STATED, ()) == (new[-1], new)
+
+
+def test_another_version_of_the_suite_is_no_change_of_the_code(tmp_path: Path) -> None:
+    for r in [*(day(n, 3.0, suite_digest="old") for n in range(1, 9)), *(day(n) for n in range(9, 17))]:
+        save(r, tmp_path)
+    found = histories(listed(tmp_path))
+    assert [(len(s.values), s.changes) for s in found] == [(8, ()), (8, ())]
