@@ -12,14 +12,25 @@ from pathlib import Path
 from fwopt.errors import InputError
 
 
+def refuse_special(path: Path) -> None:
+    """Devices and pipes cannot be replaced: they would be gone for every other program."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: is no regular file; name a file to write")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Write to the path that this yields: it takes the place of `path` at the end, or vanishes. Else InputError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write to the path that this yields: it takes the place of `path` at the end, or vanishes. Else InputError.
+
+    A link stays, and the file that it names is replaced.
+    """
     try:
+        refuse_special(path)
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             yield beside
-            beside.replace(path)
+            beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:

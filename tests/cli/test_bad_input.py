@@ -172,3 +172,8 @@ def test_nothing_meets_the_limits_answers_with_the_nearest_miss(home: Path, tmp_
     assert done.stderr.splitlines()[-1].startswith("fwopt: nothing keeps tpot:p99<0.1ms (found ")
     assert "relax tpot:p99<" in done.stderr
     assert not (tmp_path / "run/deploy").exists()
+
+
+def test_capacity_of_a_mistyped_run_is_no_config_file(tmp_path: Path) -> None:
+    said = refused("capacity", "reports/mondy", cwd=tmp_path)
+    assert "reports/mondy: no such run folder or config file" in said

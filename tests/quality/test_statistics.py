@@ -58,6 +58,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.91 <= held / 300 <= 0.985
 
 
+@pytest.mark.parametrize(("windows", "least"), [(6, 0.90), (12, 0.925)])
+def test_intervals_of_few_windows_are_wide_enough(windows: int, least: float):
+    generator = np.random.default_rng(3)
+    held = 0
+    for seed in range(600):
+        values = generator.normal(0, 0.05, windows)[:, None] + generator.normal(0, 0.1, (windows, 15))
+        found = Bootstrap(seed, draws=500).mean(values.ravel(), np.repeat(np.arange(windows), 15))
+        held += found.low <= 0.0 <= found.high
+    assert held / 600 >= least
+
+
 def test_intervals_over_tokens_alone_would_lie():
     """Why windows are drawn and not tokens."""
     generator = np.random.default_rng(0)

@@ -182,3 +182,50 @@ def test_two_changes_are_two() -> None:
     values = [1.0] * 8 + [1.2] * 8 + [1.1] * 8
     noisy = (np.asarray(values) * np.exp(np.random.default_rng(2).normal(0, 0.004, 24))).tolist()
     assert [c.at for c in change_points(noisy, least=0.01)] == [8, 16]
+
+
+def spoilt(session: Result, which: slice) -> Result:
+    """Some runs were spoilt by the client: their samples are ten times too long."""
+    runs = list(session.benches[0].runs)
+    runs[which] = [
+        r.model_copy(update={"problem": "lag", "samples": {"wall": tuple(10 * v for v in r.samples["wall"])}})
+        for r in runs[which]
+    ]
+    return session.model_copy(update={"benches": (session.benches[0].model_copy(update={"runs": tuple(runs)}),)})
+
+
+def test_runs_that_the_client_spoilt_do_not_count_between_sessions() -> None:
+    head = day(20, 1.004)
+    without = head.model_copy(update={"benches": (bench(head.benches[0].runs[24:]),)})
+    wanted = compare(HISTORY[-1], without, STATED, history=HISTORY).metrics[0]
+    found = compare(HISTORY[-1], spoilt(head, slice(24)), STATED, history=HISTORY).metrics[0]
+    assert (found.verdict, found.effect) == ("pass", wanted.effect)
+
+
+@pytest.mark.parametrize("samples", [True, False], ids=["spoilt", "none"])
+def test_a_session_that_measured_nothing_is_no_part_of_the_history(samples: bool) -> None:
+    dead = spoilt(day(5), slice(None))
+    if not samples:
+        runs = [r.model_copy(update={"samples": {}}) for r in dead.benches[0].runs]
+        dead = dead.model_copy(update={"benches": (bench(runs),)})
+    head, plain = day(20, 1.2), [*HISTORY[:4], *HISTORY[5:]]
+    wanted = compare(HISTORY[-1], head, STATED, history=plain).metrics[0]
+    assert compare(HISTORY[-1], head, STATED, history=[*plain[:4], dead, *plain[4:]]).metrics[0] == wanted
+    few = compare(HISTORY[-1], head, STATED, history=[dead, *HISTORY[-4:]])
+    assert "4 of 5 sessions" in few.metrics[0].reason
+
+
+def test_sessions_of_another_version_of_the_suite_are_no_history(tmp_path: Path) -> None:
+    for r in [day(n, 3.0, suite_digest="old") for n in range(1, 7)]:
+        save(r, tmp_path)
+    new = [day(n) for n in range(7, 9)]
+    for r in new:
+        promote(save(r, tmp_path), tmp_path)
+    assert baseline_for(day(20), tmp_path, STATED, ()) == (new[-1], new)
+
+
+def test_another_version_of_the_suite_is_no_change_of_the_code(tmp_path: Path) -> None:
+    for r in [*(day(n, 3.0, suite_digest="old") for n in range(1, 9)), *(day(n) for n in range(9, 17))]:
+        save(r, tmp_path)
+    found = histories(listed(tmp_path))
+    assert [(len(s.values), s.changes) for s in found] == [(8, ()), (8, ())]

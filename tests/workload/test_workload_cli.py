@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fwopt.atomic import written_whole
 from fwopt.cli.convert import convert
 from fwopt.cli.inspect import inspect
 from fwopt.cli.schema import SCHEMAS, json_schema, schema, schema_text
@@ -99,3 +101,26 @@ def test_schema_lists_and_suggests() -> None:
     assert "workload-header" in run("schema").stdout
     with pytest.raises(UnknownNameError, match="workload"):
         run("schema", "worklod")
+
+
+def test_force_replaces_files_only(tmp_path: Path) -> None:
+    """A device or pipe named as the output would be gone for every other program."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="pipe: is no regular file; name a file"):
+        run("convert", MOONCAKE, pipe, "--requests", "0:2", "--force")
+    with pytest.raises(InputError, match="pipe: is no regular file; name a file"), written_whole(pipe) as beside:
+        beside.write_text("new")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "disk" / "real.jsonl", tmp_path / "link.jsonl"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    run("convert", MOONCAKE, link, "--requests", "0:2", "--force")
+    assert link.is_symlink()
+    assert len(target.read_text().splitlines()) == 3
+    assert [path.name for path in target.parent.iterdir()] == ["real.jsonl"]

@@ -132,3 +132,20 @@ def test_small_renderings() -> None:
         "1 h 00 min",
         "1 d 01 h",
     ]
+
+
+def test_dispersion_is_variance_over_mean_of_counts_in_whole_windows(tmp_path: Path) -> None:
+    arrivals = np.sort(np.random.default_rng(7).uniform(0, 2000.4, 300))
+    w = made(tmp_path, arrivals.tolist())
+    for found in statistics(w).rate.dispersion:
+        counts = np.histogram(w.arrival_s, np.arange(int(w.duration_s / found.window_s) + 1) * found.window_s)[0]
+        assert found.index == pytest.approx(counts.var(ddof=1) / counts.mean())
+
+
+@pytest.mark.parametrize("unit", [1e3, 1e6, 1e9])
+def test_an_hour_stamped_in_the_wrong_unit_is_described_at_a_glance(tmp_path: Path, unit: float) -> None:
+    w = made(tmp_path, [unit * 36 * i for i in range(101)])
+    rate = statistics(w).rate
+    assert len(rate.series_per_s) <= 60
+    assert float(np.sum(rate.series_per_s)) * rate.series_window_s == pytest.approx(len(w), rel=0.05)
+    assert rate.dispersion[0].index == pytest.approx(1, abs=1e-4), "windows hold one request or none"

@@ -78,6 +78,8 @@ def of_run(run: Path, trace: Path | None, slos: Sequence[str], skip_bad: bool, g
 def of_config(config: Path, trace: Path | None, slos: Sequence[str], skip_bad: bool, given: dict[str, Any]) -> Cases:
     from fwopt.cli.what_if import prepare_what_if
 
+    if not config.exists():
+        raise InputError(f"{config}: no such run folder or config file; name one, and with a config its trace")
     if trace is None:
         raise InputError(f"{config} is a config file: name the trace too, e.g. fwopt capacity {config} workload.jsonl")
     scale = 1.0 if given["rate_scale"] is None else given["rate_scale"]

@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from fwopt.spec.quality import Estimate
 
@@ -19,7 +20,7 @@ _LEAST_BLOCKS = 4
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Mean over the tokens of some windows, windows drawn with replacement; bias-corrected and accelerated (Efron
-    1987), since divergences are skewed."""
+    1987), since divergences are skewed; expanded by Student's t, since windows may be few (Hesterberg 2015)."""
 
     seed: int
     draws: int = DRAWS
@@ -50,7 +51,8 @@ class Bootstrap:
         pull = without.mean() - without
         spread = float((pull**2).sum())
         acceleration = float((pull**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
-        tail = normal.inv_cdf((1 + CONFIDENCE) / 2) * (len(sums) / (len(sums) - 1)) ** 0.5
+        student = float(special.stdtrit(len(sums) - 1, (1 + CONFIDENCE) / 2))
+        tail = student * (len(sums) / (len(sums) - 1)) ** 0.5
 
         def corrected(z: float) -> float:
             return normal.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))

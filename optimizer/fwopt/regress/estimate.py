@@ -1,9 +1,11 @@
 """How much one arm differs from the other in one metric, and how well that is known.
 
 Samples are pooled over all runs of an arm and the statistic (mean or quantile) is taken of the pool: a p99 is the p99
-of all requests, never a mean of p99s. Before pooling, the samples of a block are divided by that block's own median
-over both arms, so that a machine that changes speed between blocks moves neither arm. Quantiles are Harrell and Davis's
-(1982): smooth in the samples, so that few of them have an error that a bootstrap can tell.
+of all requests, never a mean of p99s. Before pooling, the samples of a block are divided by that block's own level, the
+geometric mean of both arms' medians, so that a machine that changes speed between blocks moves neither arm. (The median
+of both arms' samples together is no such level: it skews the arms against each other and hides a tenth of a change.)
+Quantiles are Harrell and Davis's (1982): smooth in the samples, so that few of them have an error that a bootstrap can
+tell.
 
 The error comes from a bootstrap that resamples blocks (both arms of a block together: runs of a block share its
 circumstances), and inside them requests, where a run has many: requests of one run are correlated, so resampling
@@ -111,7 +113,7 @@ def effect(blocks: Sequence[tuple[Floats, Floats]], metric: Metric, *, resamples
     """(base, head) samples of each block, all above zero -> how much worse head is."""
     centred = []
     for base, head in blocks:
-        level = float(np.median(np.concatenate([base, head])))
+        level = math.sqrt(float(np.median(base)) * float(np.median(head)))
         centred.append((base / level, head / level))
     arms = Pool.of([b for b, _ in centred]), Pool.of([h for _, h in centred])
     which, n = metric.quantile, len(blocks)

@@ -12,10 +12,11 @@ from fwopt.spec.comparison import Change, Series
 
 
 def histories(stored: Sequence[Stored]) -> list[Series]:
-    """One series per key, bench and metric, oldest first."""
-    groups: dict[tuple[str, str], list[Stored]] = {}
+    """One series per version of the suite, key, bench and metric, oldest first."""
+    groups: dict[tuple[str, str, str], list[Stored]] = {}
     for item in stored:
-        groups.setdefault((item.result.suite, key_digest(item.result)), []).append(item)
+        version = item.result.suite, item.result.suite_digest, key_digest(item.result)
+        groups.setdefault(version, []).append(item)
     return [
         _series(items, bench.name, metric.name)
         for items in groups.values()

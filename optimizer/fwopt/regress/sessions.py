@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from fwopt.regress.estimate import Effect, point
+from fwopt.regress.estimate import Effect, Floats, point
 from fwopt.regress.floor import stated
 from fwopt.regress.judge import Finding, MinEffect, Name, samples
 from fwopt.regress.sequential import holm
@@ -47,10 +47,11 @@ def against_history(history: Sequence[Result], head: Result, names: Sequence[str
     for bench in head.benches:
         if bench.name not in names:
             continue
-        past = [b for result in history for b in result.benches if b.name == bench.name]
+        every = [b for result in history for b in result.benches if b.name == bench.name]
         for metric in bench.metrics:
             name = bench.name, metric.name
-            settled = without_samples(past[-1], bench, metric.series) or _too_little(past, metric, rules)
+            past = [b for b in every if len(_counted(b, metric))]
+            settled = without_samples(every[-1], bench, metric.series) or _too_little(len(past), rules)
             if settled is not None:
                 found[name] = settled
                 continue
@@ -75,14 +76,18 @@ def against_history(history: Sequence[Result], head: Result, names: Sequence[str
 def session_effect(past: Sequence[BenchResult], head: BenchResult, metric: Metric) -> Effect:
     """A new session against the mean of old ones; the error is that of a prediction."""
     sign = 1.0 if metric.better == "lower" else -1.0
-    logs = [math.log(point(samples(bench.runs, metric.series), metric.quantile)) for bench in past]
-    new = math.log(point(samples(head.runs, metric.series), metric.quantile))
+    logs = [math.log(point(_counted(bench, metric), metric.quantile)) for bench in past]
+    new = math.log(point(_counted(head, metric), metric.quantile))
     error = statistics.stdev(logs) * math.sqrt(1 + 1 / len(logs))
     return Effect(sign * (new - statistics.fmean(logs)), error, len(logs))
 
 
-def _too_little(past: Sequence[BenchResult], metric: Metric, rules: Rules) -> Finding | None:
-    sessions = sum(bool(len(samples(bench.runs, metric.series))) for bench in past)
+def _counted(bench: BenchResult, metric: Metric) -> Floats:
+    """Samples of the runs that count: what a client spoilt says nothing of the server."""
+    return samples(tuple(run for run in bench.runs if run.problem is None), metric.series)
+
+
+def _too_little(sessions: int, rules: Rules) -> Finding | None:
     if sessions >= rules.history_sessions:
         return None
     reason = (
@@ -143,7 +148,7 @@ def _drift(
     inside = trend([r.started_s for r in good], levels)
     if inside is not None and abs(inside) > least.log:
         return Drift(inside, f"the samples drifted by {math.expm1(inside):+.1%} while head was measured")
-    over = trend(range(len(past)), [point(samples(b.runs, metric.series), metric.quantile) for b in past])
+    over = trend(range(len(past)), [point(_counted(b, metric), metric.quantile) for b in past])
     if over is not None and abs(over) > least.log:
         return Drift(over, f"the base itself drifted by {math.expm1(over):+.1%} over its {len(past)} sessions")
     return None

@@ -97,11 +97,12 @@ def baseline_for(head: Result, store: Path, rules: Rules, across: Collection[str
 
 
 def _history(base: Stored, all_: list[Stored], head: Result) -> list[Result]:
-    """Sessions beside the promoted one, up to it, since any metric last changed."""
+    """Sessions of the same suite beside the promoted one, up to it, since any metric last changed."""
     beside = [
         s.result
         for s in all_
         if s.path.parent == base.path.parent
+        and s.result.suite_digest == base.result.suite_digest
         and moment(s.result) <= moment(base.result)
         and s.result.session != head.session
     ][-LONGEST_HISTORY:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,15 +91,19 @@ def rate(workload: Workload) -> Rate:
 
 
 def _series_window(span_s: float) -> float:
-    return next((w for w in _NICE_S if span_s / w <= _SERIES_POINTS), _NICE_S[-1])
+    """Seconds; whole weeks beyond the nice lengths, so that no trace has more than `_SERIES_POINTS` windows."""
+    weeks = _NICE_S[-1] * math.ceil(span_s / _SERIES_POINTS / _NICE_S[-1])
+    return next((w for w in _NICE_S if span_s / w <= _SERIES_POINTS), weeks)
 
 
 def _dispersion(arrival: NDArray[np.float64], span_s: float, window_s: float) -> Dispersion:
-    """Over whole windows only."""
+    """Over whole windows only; empty ones are counted, not stored, for a quiet month has millions."""
     windows = int(span_s / window_s)
     where = (arrival / window_s).astype(np.int64)
-    counts = np.bincount(where[where < windows], minlength=windows)
-    return Dispersion(window_s=window_s, index=float(counts.var(ddof=1) / counts.mean()))
+    counts = np.unique(where[where < windows], return_counts=True)[1]
+    mean = float(counts.sum()) / windows
+    away = float(np.square(counts - mean).sum()) + (windows - len(counts)) * mean**2
+    return Dispersion(window_s=window_s, index=away / (windows - 1) / mean)
 
 
 def busiest(arrival: NDArray[np.float64], window_s: float, weight: NDArray[np.int32] | None = None) -> slice:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import orjson
 
-from fwopt.atomic import written_whole
+from fwopt.atomic import refuse_special, written_whole
 from fwopt.errors import InputError
 from fwopt.spec.base import SCHEMA_VERSION
 from fwopt.workload.columns import Workload
@@ -33,6 +33,7 @@ def check_target(path: Path, *, force: bool) -> None:
     """Refuse early, before a long read, what cannot be written."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file, for example {path / 'workload.jsonl.gz'}")
+    refuse_special(path)
     if path.exists() and not force:
         raise InputError(f"{path}: exists; --force overwrites it")
     if not path.parent.is_dir():
