@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -51,3 +52,26 @@ def test_long_ids_are_the_blocks_they_stand_for(data, blocks_an_id, budget, make
     assert found.records.cached_tokens.tolist() == expected.records.cached_tokens.tolist()
     # an id is held whole or not at all: of its last block, computed anew, there may be a copy more or less
     assert abs(found.peak_kv_blocks - expected.peak_kv_blocks) <= len(ids)
+
+
+@pytest.mark.parametrize("kv_blocks", [4000, 90])
+def test_what_a_server_says_it_found_gives_the_history_of_finding_it(make_workload, make_grid, kv_blocks):
+    """Prompts keep their length for attention and tokenizing. In a small cache each then holds blocks of its own."""
+    n = 60
+    shared = make_workload(
+        np.cumsum(np.random.default_rng(3).exponential(0.02, n)), [161 + 16 * (k % 5) for k in range(n)], [9] * n,
+        [[k % 3 * 10 + j for j in range(10)] for k in range(n)], 16,
+    )  # fmt: skip
+    arguments = make_grid(), kv_blocks, Candidate(batching=Batching(max_num_seqs=64, max_num_batched_tokens=512)), 4096
+    found = simulate(shared, *arguments).records
+    assert found.cached_tokens.sum() > 5000
+    stated = simulate(shared, *arguments, cached_tokens=found.cached_tokens).records
+    np.testing.assert_array_equal(stated.prompt_tokens, found.prompt_tokens)
+    if kv_blocks == 4000:
+        np.testing.assert_array_equal(stated.cached_tokens, found.cached_tokens)
+        np.testing.assert_allclose(stated.finish_s, found.finish_s)
+    else:
+        assert stated.finish_s.max() >= found.finish_s.max()
+    none = simulate(shared, *arguments, cached_tokens=np.zeros(n, np.int32)).records
+    assert none.cached_tokens.sum() == 0
+    assert none.finish_s.max() > stated.finish_s.max()

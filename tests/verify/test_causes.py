@@ -11,7 +11,7 @@ import pytest
 from fwopt.metrics.records import Records
 from fwopt.verify.causes import Explained, explain
 from fwopt.verify.metrics import figures
-from fwopt.verify.promise import Promise, without_cached
+from fwopt.verify.promise import Promise
 from fwopt.workload import Workload
 from fwopt.workload.select import window
 
@@ -64,8 +64,7 @@ def test_a_front_that_is_slow_is_the_rest(promise: Promise, part: Workload) -> N
 
 
 def test_a_cold_cache_is_the_cache(promise: Promise, sharing: Workload) -> None:
-    cold = without_cached(sharing, np.zeros(len(sharing), np.int32))
-    measured = promise.records(cold)
+    measured = promise.records(sharing, cached=np.zeros(len(sharing), np.int32))
     found = explain(promise, sharing, measured, sharing.arrival_s, cached_known=True)
     _sums_up(found, promise, sharing, measured)
     causes = found.causes["ttft:mean"]

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fwopt.errors import UnmeasuredError
 from fwopt.metrics.records import Records
 from fwopt.metrics.summary import held_to, summarize
@@ -64,10 +67,11 @@ class SimulatingEvaluator:
         adjust: Callable[[StepGrid], StepGrid] | None = None,
         *,
         count: bool = False,
+        cached_tokens: NDArray[np.int32] | None = None,
     ) -> SimResult:
         """Attention data-parallel ranks have schedulers and caches of their own: to the simulator they are replicas
         whose step times were computed for all ranks stepping together. `adjust` is asked for other step times;
-        `count`: the steps by their shapes, too."""
+        `count`: the steps by their shapes, too; `cached_tokens`: of each request, in place of what is shared."""
         parallelism = candidate.parallelism
         schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
         model, off = self.cost_model.model, self.off
@@ -83,6 +87,7 @@ class SimulatingEvaluator:
             left_out=LeftOut.of(off),
             count=count,
             guesses=self._guesses(candidate),
+            cached_tokens=cached_tokens,
         )
 
     def _guesses(self, candidate: Candidate) -> StepsTaken | None:

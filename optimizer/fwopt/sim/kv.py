@@ -89,12 +89,13 @@ def take(sim: Sim, r: int, blocks: int) -> None:
 
 @compiled
 def _find_own(sim: Sim, r: int, s: int, tokens: int) -> int:
-    """Blocks beyond `tokens` that sequence s left when it was preempted and that are still there."""
+    """Blocks beyond `tokens` that sequence s left when it was preempted and that are still there, or that are stated
+    to be found."""
     slot, size = sim.slot[s], sim.limits[0].block_size
     if slot.own == 0 or tokens // size < slot.own_from:
         return 0
     left = slot.own
-    if sim.limits[0].evicting:
+    if slot.own_at >= 0:
         left = sim.junk_blocks[r, slot.own_at] if sim.junk_stamp[r, slot.own_at] == slot.own_stamp else 0
     return max(min(slot.own_from + left, (slot.target - 1) // size) - tokens // size, 0)
 
@@ -135,11 +136,12 @@ def reference_found(sim: Sim, r: int, s: int, found: int, own: int, tokens: int)
     """
     slot, replica, size = sim.slot[s], sim.replica[r], sim.limits[0].block_size
     slot.shared = tokens // size - own
-    if own > 0:
-        if sim.limits[0].evicting:
-            sim.junk_blocks[r, slot.own_at] -= own
-            replica.cached -= own
+    if own > 0 and slot.own_at >= 0:
+        sim.junk_blocks[r, slot.own_at] -= own
+        replica.cached -= own
         replica.used += own
+    elif own > 0:
+        take(sim, r, own)
     slot.own = 0
     for k in range(found):
         i = sim.ids[slot.ids_from + k]

@@ -19,7 +19,9 @@ def _new_slot(sim: Sim, request: int, prompt: int, output: int, allowed: int, id
     slot.request, slot.prompt, slot.output, slot.allowed = request, prompt, output, allowed
     slot.generated, slot.target, slot.computed = 0, prompt, 0
     slot.ids_from, slot.ids, slot.sharing = ids_from, ids, ids
-    slot.referenced, slot.shared, slot.own = 0, 0, 0
+    slot.referenced, slot.shared, slot.own, slot.own_at = 0, 0, 0, -1
+    if len(sim.stated) > 0:
+        slot.own, slot.own_from = sim.stated[request] // sim.limits[0].block_size, 0
     slot.scheduled, slot.first, slot.last = math.nan, math.nan, math.nan
     slot.hit, slot.preempted = 0, 0
     slot.guess, slot.guesses_left = -1, 0

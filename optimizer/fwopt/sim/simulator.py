@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ def simulate(
     left_out: LeftOut = LeftOut(),
     count: bool = False,
     guesses: StepsTaken | None = None,
+    cached_tokens: NDArray[np.integer[Any]] | None = None,
 ) -> SimResult:
     """Replay `workload` on `candidate.parallelism.replicas` equal replicas.
 
@@ -81,8 +82,13 @@ def simulate(
     keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
     sequence besides those for its tokens (windows of sliding layers). `reservation`: admission as SGLang's, else as
     vLLM's. `count`: the steps by their shapes, too. `guesses`: what the candidate's drafter achieved on replies; each
-    request goes by those of one of them. Deterministic.
+    request goes by those of one of them. `cached_tokens` (n,): what each prompt finds cached, down to whole blocks, in
+    place of what the workload shares. Deterministic.
     """
+    if cached_tokens is not None:
+        workload = replace(workload, block_tokens=0)
+        caching = {"prefix_caching": candidate.batching.prefix_caching or bool(cached_tokens.any())}
+        candidate = candidate.model_copy(update={"batching": candidate.batching.model_copy(update=caching)})
     check(workload, candidate, concurrency, max_context)
     _check_guessing(candidate, guesses, plain=policy == MIXED and reservation is None)
     started = time.perf_counter()
@@ -92,6 +98,7 @@ def simulate(
         workload, grid, kv_blocks, candidate, policy,
         slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
         reservation=reservation, left_out=left_out, guesses=guesses,
+        stated=None if cached_tokens is None else cached_tokens.astype(np.int64),
     )  # fmt: skip
     offsets, ids_kept = id_offsets(workload, chosen, candidate.batching.prefix_caching)
     sim = sim._replace(ids=ids_kept)

@@ -136,9 +136,9 @@ SLOT = np.dtype(
         ("sharing", "i8"),  # ids that may still be shared: all, or up to the first one computed twice
         ("referenced", "i8"),  # leading prefix ids this sequence references
         ("shared", "i8"),  # KV blocks it holds through them
-        ("own", "i8"),  # full blocks besides them that it left when it was preempted,
+        ("own", "i8"),  # full blocks besides them that it left when it was preempted, or is stated to find,
         ("own_from", "i8"),  # the first of them, by its place in the sequence,
-        ("own_at", "i8"),  # and where they stand in the ring of junk,
+        ("own_at", "i8"),  # and where they stand in the ring of junk, -1 if nowhere,
         ("own_stamp", "i8"),  # if that entry still has this stamp
         # where a drafter guesses ahead
         ("guess", "i8"),  # the next of the measured steps, by which this sequence goes
@@ -192,6 +192,8 @@ class Sim(NamedTuple):
     """(U,) KV blocks the id stands for."""
     id_holder: NDArray[np.int16]
     """(U,) replica that a router which follows prefixes sends the id to; -1: none yet."""
+    stated: NDArray[np.int64]
+    """(n,) prompt tokens that each request finds cached, whatever it shares; or empty"""
     id_present: NDArray[np.int8]
     """(R, U)"""
     id_refs: NDArray[np.int32]

@@ -94,6 +94,7 @@ def build(
     reservation: Reservation | None = None,
     left_out: LeftOut = LeftOut(),
     guesses: StepsTaken | None = None,
+    stated: NDArray[np.int64] | None = None,
 ) -> Sim:
     """Arrays for `slots` requests in flight at once."""
     batching, replicas, drafter = candidate.batching, candidate.parallelism.replicas, candidate.speculation
@@ -160,6 +161,7 @@ def build(
         id_end=id_end,
         id_blocks=id_blocks,
         id_holder=np.full(unique, -1, dtype=np.int16),
+        stated=np.zeros(0, dtype=np.int64) if stated is None else stated,
         id_present=np.zeros((replicas, unique), dtype=np.int8),
         id_refs=np.zeros((replicas, unique), dtype=np.int32),
         id_prev=np.full((replicas, unique), -1, dtype=np.int32),

@@ -16,7 +16,7 @@ from fwopt.spec.verification import Verification
 from fwopt.verify.fitting import Observed, as_factors, errors, fit, unhindered
 from fwopt.verify.judging import offered
 from fwopt.verify.metrics import STANDARD, figures
-from fwopt.verify.promise import Promise, sent_at, without_cached
+from fwopt.verify.promise import Promise, sent_at
 from fwopt.verify.session import REPLAY, VERIFICATION, read_verification
 from fwopt.workload.select import window
 
@@ -76,13 +76,12 @@ def _observed(run: Measured) -> Observed:
     if stretch.digest != part.digest:
         raise InputError(f"{run.verification.workload}: the replayed stretch is not in this trace; name its own trace")
     workload, order = sent_at(offered(stretch, run.replay), records.arrival_s)
-    if (run.replay.rows.cached_usage >= 0).any():
-        workload = without_cached(workload, records.cached_tokens[order])
+    cached = records.cached_tokens[order] if (run.replay.rows.cached_usage >= 0).any() else None
     measured = {name: value for name, value in figures(records, STANDARD).items() if value is not None}
     batching, parallelism = run.verification.candidate.batching, run.verification.candidate.parallelism
     alone = unhindered(records, batching.max_num_seqs * parallelism.dp * parallelism.replicas)
     first = records.first_token_s - records.arrival_s
-    return Observed(promise, workload, measured, first[order], alone[order])
+    return Observed(promise, workload, measured, first[order], alone[order], cached)
 
 
 def _told(found: Verification) -> str:

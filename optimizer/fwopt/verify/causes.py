@@ -18,7 +18,7 @@ from fwopt.metrics.records import Records
 from fwopt.metrics.summary import statistic
 from fwopt.spec.verification import Cause
 from fwopt.verify.metrics import figures
-from fwopt.verify.promise import Promise, sent_at, without_cached
+from fwopt.verify.promise import Cached, Promise, sent_at
 from fwopt.workload.columns import Workload
 
 FACTOR_LIMITS = 0.05, 20.0
@@ -51,19 +51,18 @@ def explain(
         late = (sent_s - measured.arrival_s)[order]  # where latencies count from the schedule, not from the sending
         observed = _part(measured, order)
 
-        def simulate(of: Workload, factor: float = 1.0) -> Records:
-            return promise.as_seen(of, late, lambda grid: grid.scaled(factor))
+        def simulate(factor: float = 1.0, cached: Cached | None = None) -> Records:
+            return promise.as_seen(moved, late, lambda grid: grid.scaled(factor), cached)
 
-        client = simulate(moved)
+        client = simulate()
         stages.append(("client", figures(client, promise.pairs)))
-        now = moved
+        cached = observed.cached_tokens if cached_known else None
         if cached_known:
-            predicted = figures(simulate(without_cached(moved, client.cached_tokens)), promise.pairs)
-            now = without_cached(moved, observed.cached_tokens)
-            stages.append(("cache", _relative(stages[-1][1], figures(simulate(now), promise.pairs), predicted)))
-        factor = step_factor(lambda f: simulate(now, f), observed)
+            before, after = (figures(simulate(cached=c), promise.pairs) for c in (client.cached_tokens, cached))
+            stages.append(("cache", _relative(stages[-1][1], after, before)))
+        factor = step_factor(lambda f: simulate(f, cached), observed)
         if factor is not None:
-            before, after = (figures(simulate(now, f), promise.pairs) for f in (1.0, factor))
+            before, after = (figures(simulate(f, cached), promise.pairs) for f in (1.0, factor))
             stages.append(("step time", _relative(stages[-1][1], after, before)))
     else:
         factor = None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fwopt.metrics.records import Records
 from fwopt.perf.grid import StepGrid
 from fwopt.verify.metrics import THROUGHPUT, figures
-from fwopt.verify.promise import Promise
+from fwopt.verify.promise import Cached, Promise
 from fwopt.workload.columns import Workload
 
 NOISE = {"tpot": 0.03, "ttft": 0.08, "e2e": 0.05, THROUGHPUT: 0.05}
@@ -52,6 +52,8 @@ class Observed:
     """(n,) seconds to the first token of each request of the workload"""
     alone: NDArray[np.bool_]
     """(n,) whether it was `unhindered`"""
+    cached: Cached | None = None
+    """(n,) prompt tokens that the server says it found cached; None: it does not say"""
 
     def residuals(self, theta: Floats) -> list[float]:
         """ln(predicted / measured) in noises, of every figure that both have."""
@@ -70,7 +72,7 @@ class Observed:
         return figures(self._records(theta), self.promise.pairs)
 
     def _records(self, theta: Floats) -> Records:
-        return self.promise.records(self.workload, partial(adjusted, theta=theta))
+        return self.promise.records(self.workload, partial(adjusted, theta=theta), self.cached)
 
 
 def adjusted(grid: StepGrid, theta: Floats) -> StepGrid:

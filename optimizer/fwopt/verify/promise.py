@@ -20,6 +20,7 @@ from fwopt.workload.columns import Workload
 from fwopt.workload.digest import with_digest
 
 Adjust = Callable[[StepGrid], StepGrid]
+Cached = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,23 @@ class Promise:
             raise NothingFitsError(f"{candidate.label} would not start: {fit.reason}")
         return cls(evaluator, candidate, fit, pairs)
 
-    def records(self, workload: Workload, adjust: Adjust | None = None) -> Records:
-        return self.evaluator.of(workload).replay(self.candidate, self.fit, 1.0, adjust).records
+    def records(self, workload: Workload, adjust: Adjust | None = None, cached: Cached | None = None) -> Records:
+        """`cached` (n,): prompt tokens that each request found cached, in place of what the simulation finds."""
+        evaluator = self.evaluator.of(workload)
+        return evaluator.replay(self.candidate, self.fit, 1.0, adjust, cached_tokens=cached).records
 
     def figures(self, workload: Workload) -> dict[str, float | None]:
         return figures(self.records(workload), self.pairs)
 
-    def as_seen(self, workload: Workload, late_s: NDArray[np.float64], adjust: Adjust | None = None) -> Records:
+    def as_seen(
+        self,
+        workload: Workload,
+        late_s: NDArray[np.float64],
+        adjust: Adjust | None = None,
+        cached: Cached | None = None,
+    ) -> Records:
         """Of requests that were sent `late_s` after their time: latencies count from the schedule."""
-        found = self.records(workload, adjust)
+        found = self.records(workload, adjust, cached)
         return replace(found, arrival_s=found.arrival_s - late_s)
 
 
@@ -69,17 +78,3 @@ def sent_at(workload: Workload, sent_s: NDArray[np.float64]) -> tuple[Workload, 
         **{name: getattr(workload, name)[order] for name in columns},
     )
     return with_digest(moved), order
-
-
-def without_cached(workload: Workload, cached_tokens: NDArray[np.int32]) -> Workload:
-    """Prompts without the tokens that were found cached, and without sharing: what was left to compute."""
-    prompt = np.maximum(workload.prompt_tokens - cached_tokens, 1).astype(np.int32)
-    return with_digest(
-        replace(
-            workload,
-            prompt_tokens=prompt,
-            block_tokens=0,
-            block_offsets=np.zeros(len(workload) + 1, np.int64),
-            block_ids=np.zeros(0, np.int32),
-        )
-    )
