@@ -107,10 +107,26 @@ def serve(config: Any, layout: Any, prompts: list[list[int]]) -> dict[str, list[
 def answer(case: dict[str, Any]) -> dict[str, Any]:
     from vllm.v1.core.kv_cache_utils import get_max_concurrency_for_kv_cache_config
 
+    if case.get("whole"):
+        return {"refused": refusal(case)}
     config, layout = lay_out(case)
     longest = layout.num_blocks / get_max_concurrency_for_kv_cache_config(config, layout)
     found = {"block": config.cache_config.block_size, "blocks": layout.num_blocks, "longest": round(longest)}
     return found | (serve(config, layout, case["serve"]) if case.get("serve") else {})
+
+
+def refusal(case: dict[str, Any]) -> str:
+    """What vLLM says to a prefix cache where prompts are computed whole; empty if it takes that."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    try:
+        EngineArgs(
+            model=case["model"], skip_tokenizer_init=True, dtype="bfloat16", enable_prefix_caching=case["prefix"],
+            enable_chunked_prefill=False, max_model_len=case["longest"], max_num_batched_tokens=case["longest"],
+        ).create_engine_config()  # fmt: skip
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def main() -> None:

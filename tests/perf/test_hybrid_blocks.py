@@ -12,6 +12,7 @@ from fwopt.perf.kv_layout import engine_layout
 from fwopt.perf.memory import KvCapacity, kv_capacity, sequence_bytes
 from fwopt.spec.candidate import Batching, Bf16, Candidate, Parallelism
 from fwopt.spec.engine import EngineSpec
+from fwopt.spec.outcome import Rejected
 from fwopt.targets import load_hardware, load_model
 
 PYTHON = os.environ.get("FWOPT_VLLM_PYTHON")
@@ -105,6 +106,15 @@ def test_layers_that_fill_up_a_group_take_memory_too():
     assert batching.block_size == 784
 
 
+def test_vllm_refuses_a_prefix_cache_without_chunked_prefill():
+    batching = {"chunked_prefill": False, "max_num_batched_tokens": LONGEST}
+    refused = kv_capacity(load_model("Qwen/Qwen3.5-27B"), H200, deployed(**batching), EngineSpec())
+    assert isinstance(refused, Rejected)
+    assert refused.reason == "vLLM caches prefixes of linear attention only with chunked prefill"
+    for model, more in (("Qwen/Qwen3.5-27B", {"prefix_caching": False}), ("Qwen/Qwen3-8B", {})):
+        assert isinstance(kv_capacity(load_model(model), H200, deployed(**batching, **more), EngineSpec()), KvCapacity)
+
+
 def as_qwen3_next(name: str, folder: Path) -> str:
     """The same layers under the name of Qwen3-Next, which vLLM loads without torchvision: it computes the states of
     both with one function."""
@@ -134,6 +144,7 @@ def test_same_blocks_as_vllm(tmp_path):
             )
     first = list(range(2000))
     asked[0]["serve"] = asked[1]["serve"] = [first, first[:1600] + list(range(5000, 5300))]
+    asked += [{**asked[0], "whole": True}, {**asked[1], "whole": True}]
     (tmp_path / "cases.json").write_text(json.dumps(asked), encoding="utf-8")
     script = Path(__file__).with_name("ask_vllm_blocks.py")
     done = subprocess.run(
@@ -141,7 +152,9 @@ def test_same_blocks_as_vllm(tmp_path):
         capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    real = [json.loads(line) for line in done.stdout.splitlines()]
+    *real, refused, taken = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "Chunked prefill is required" in refused["refused"]
+    assert not taken["refused"]
     assert [found[:3] for found in mine] == [(line["block"], line["blocks"], line["longest"]) for line in real]
     assert [line["cached"] for line in real[:2]] == [[0, 1568], [0, 0]]
     for line in real[:2]:

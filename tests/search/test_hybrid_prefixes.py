@@ -32,3 +32,17 @@ def test_prefixes_are_cached_in_the_blocks_that_vllm_makes(tmp_path):
     found = json.loads(done.stdout)["evaluation"]
     assert found["metrics"]["cached_prompt_tokens"] == 1568
     assert found["peak_kv_blocks"] == 6
+
+
+def test_a_config_that_vllm_refuses_is_refused(tmp_path):
+    (tmp_path / "whole.yaml").write_text(
+        "no-enable-chunked-prefill: true\nenable-prefix-caching: true\nmax-num-batched-tokens: 8192\n"
+        "max-model-len: 8192\n",
+        encoding="utf-8",
+    )
+    done = fwopt("simulate", trace(tmp_path), *BY, "--config", "whole.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "fwopt: Qwen/Qwen3.5-27B does not start like this: vLLM caches prefixes of linear attention only with "
+        "chunked prefill"
+    )

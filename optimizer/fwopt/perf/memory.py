@@ -92,6 +92,9 @@ def kv_capacity(
     broken = valid_parallelism(model, candidate.quantization, parallelism)
     if broken is not None:
         return Rejected(candidate_id=candidate.id, rung="memory", reason=broken)
+    if engine.name == "vllm" and not batching.chunked_prefill and batching.prefix_caching and _has_states(model):
+        reason = "vLLM caches prefixes of linear attention only with chunked prefill"
+        return Rejected(candidate_id=candidate.id, rung="memory", reason=reason)
     if engine.name == "llamacpp" or device.kind == "cpu":
         return _host_capacity(model, device, candidate, engine, draft)
     many = "many" if parallelism.gpus_per_replica > 1 else "one"
@@ -129,6 +132,10 @@ def kv_capacity(
         non_torch_bytes=non_torch,
         kv_bytes_per_gpu=pool,
     )
+
+
+def _has_states(model: ModelSpec) -> bool:
+    return any(group.attention.kind == "gdn" for group in model.layers)
 
 
 def _weights(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) -> int:
