@@ -1,7 +1,7 @@
 """Run by an interpreter that has vLLM: the KV blocks it makes of a model with linear attention; no model runs.
 
-python ask_vllm_blocks.py CASES.json     [{"model": folder, "tp": …, "kv": "auto" | "fp8", "prefix": …, "block": …,
-"longest": …, "pool": bytes, "serve": [[token, …], …]}, …] -> one JSON line each
+python ask_vllm_blocks.py CASES.json     [{"model": folder, "tp": …, "pp": …, "kv": "auto" | "fp8", "prefix": …,
+"block": …, "longest": …, "pool": bytes, "serve": [[token, …], …]}, …] -> one JSON line each
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ OUTPUTS = 900
 
 def lay_out(case: dict[str, Any]) -> tuple[Any, Any]:
     """(config, KV cache config) as vLLM has them on a GPU, where FlashAttention is the kernel."""
+    from vllm.distributed.utils import get_pp_indices
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models import ModelRegistry
     from vllm.platforms.interface import Platform
@@ -54,7 +55,9 @@ def lay_out(case: dict[str, Any]) -> tuple[Any, Any]:
     )  # fmt: skip
     kinds = model.hf_text_config.layer_types
     specs = {f"layers.{i}": full if kind == "full_attention" else linear for i, kind in enumerate(kinds)}
-    return config, get_kv_cache_configs(config, [specs], [case["pool"]])[0]
+    stages = [get_pp_indices(len(kinds), rank, case["pp"]) for rank in range(case["pp"])]
+    workers = [dict(list(specs.items())[start:end]) for start, end in stages]
+    return config, get_kv_cache_configs(config, workers, [case["pool"]] * case["pp"])[0]
 
 
 def serve(config: Any, layout: Any, prompts: list[list[int]]) -> dict[str, list[Any]]:

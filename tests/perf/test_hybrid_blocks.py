@@ -46,11 +46,17 @@ BLOCKS = [
     ("Qwen/Qwen3.5-397B-A17B", 8, "bf16", 528, 8473),
     ("Qwen/Qwen3.5-397B-A17B", 8, "fp8", 1056, 8473),
 ]
+# Pipeline stages: blocks in 64 GiB at tp 1, bf16. A block is as wide as the widest group of any stage.
+STAGED = [
+    ("Qwen/Qwen3.5-27B", {2: 2674, 3: 3566, 4: 5349, 8: 10699}),
+    ("Qwen/Qwen3.5-35B-A3B", {2: 6355, 3: 7943, 4: 10591, 8: 15887}),
+    ("Qwen/Qwen3.5-397B-A17B", {2: 2001, 3: 3201, 4: 4002, 8: 8004}),
+]
 
 
-def deployed(tp=1, kv="bf16", **batching) -> Candidate:
+def deployed(tp=1, kv="bf16", pp=1, **batching) -> Candidate:
     return Candidate(
-        quantization=Bf16(), kv_dtype=kv, parallelism=Parallelism(tp=tp),
+        quantization=Bf16(), kv_dtype=kv, parallelism=Parallelism(tp=tp, pp=pp),
         batching=Batching(max_model_len=LONGEST, **batching),
     )  # fmt: skip
 
@@ -71,6 +77,12 @@ def test_a_block_holds_a_state(name, tp, kv, tokens, blocks):
     cached = laid_out(name, deployed(tp, kv))
     assert cached == (tokens, blocks, of_tokens + 6, 3), "the previous states are kept while the next are written"
     assert laid_out(name, deployed(tp, kv, prefix_caching=False)) == (tokens, blocks, of_tokens + 3, 3)
+
+
+@pytest.mark.parametrize(("name", "blocks"), STAGED)
+def test_a_block_is_as_wide_as_the_widest_group_of_a_stage(name, blocks):
+    assert {pp: laid_out(name, deployed(pp=pp))[1] for pp in blocks} == blocks
+    assert all(laid_out(name, deployed(pp=pp))[3] == 3 for pp in blocks)
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(16, 784), (32, 800), (64, 832), (784, 784), (1024, 1024)])
@@ -135,12 +147,14 @@ def as_qwen3_next(name: str, folder: Path) -> str:
 def test_same_blocks_as_vllm(tmp_path):
     folders = {name: as_qwen3_next(name, tmp_path) for name in dict.fromkeys(row[0] for row in BLOCKS)}
     mine, asked = [], []
-    for name, tp, kv, asked_for in [*((*row[:3], 16) for row in BLOCKS), ("Qwen/Qwen3.5-27B", 1, "bf16", 32)]:
+    wanted = [(name, tp, kv, 1, 16) for name, tp, kv, _, _ in BLOCKS]
+    wanted += [(name, 1, "bf16", pp, 16) for name, blocks in STAGED for pp in blocks]
+    for name, tp, kv, pp, size in [*wanted, ("Qwen/Qwen3.5-27B", 1, "bf16", 1, 32)]:
         for prefix in (True, False):
-            mine.append(laid_out(name, deployed(tp, kv, prefix_caching=prefix, block_size=asked_for)))
+            mine.append(laid_out(name, deployed(tp, kv, pp, prefix_caching=prefix, block_size=size)))
             asked.append(
-                {"model": folders[name], "tp": tp, "kv": "auto" if kv == "bf16" else kv, "prefix": prefix}
-                | {"block": asked_for, "longest": LONGEST, "pool": POOL}
+                {"model": folders[name], "tp": tp, "pp": pp, "kv": "auto" if kv == "bf16" else kv, "prefix": prefix}
+                | {"block": size, "longest": LONGEST, "pool": POOL}
             )
     first = list(range(2000))
     asked[0]["serve"] = asked[1]["serve"] = [first, first[:1600] + list(range(5000, 5300))]

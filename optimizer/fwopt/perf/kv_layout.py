@@ -74,7 +74,7 @@ class StatePages:
     blocks: int
     """Blocks that the states of one sequence take."""
     padding: int
-    """Bytes a token of the layers that fill up the last group of full-attention layers."""
+    """Bytes a token of the layers that fill up the groups: a block is as wide as the widest group of the stage."""
 
 
 def state_pages(
@@ -93,11 +93,12 @@ def state_pages(
     states, layers = (sum(group.count for group in kind) for kind in (linear, full))
     size = _group_layers(states, layers)
     padded = round_up(layers, size)
+    on_stage = ceil_div(padded * ceil_div(model.layer_count, parallelism.pp), model.layer_count)
     own = kv_layout(model, kv_dtype, parallelism).full
     return StatePages(
         block_size=tokens,
         blocks=ceil_div(round_up(states, size), padded),
-        padding=own * padded // layers - own,
+        padding=on_stage * token - own,
     )
 
 
