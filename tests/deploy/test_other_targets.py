@@ -17,6 +17,7 @@ from fwopt.live.servers.settings_file import assignments
 from fwopt.spec.candidate import Batching, Bf16, Candidate, Fp8, Gguf, Parallelism
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.speculation import ModelDrafter
+from fwopt.targets import load_model
 from fwopt.targets.gguf import file_name, find
 
 SMALL = Batching(max_num_seqs=8, max_num_batched_tokens=256, max_model_len=2048, block_size=32)
@@ -125,6 +126,14 @@ def test_vllm_on_a_processor_gets_the_simulated_cache_in_bytes(make_plan, cpu):
     text = render(make_plan(candidate, device=cpu, kv_blocks=10), "vllm")["config.yaml"]
     assert yaml.safe_load(text)["kv-cache-memory-bytes"] == 11 * 128 * 147_456
     assert "kv-cache-memory-bytes" not in render(make_plan(candidate), "vllm")["config.yaml"]
+
+
+def test_vllm_on_a_processor_lengthens_the_blocks_that_hold_states(make_plan, cpu):
+    """A state of 3,207,168 bytes takes 896 tokens of 4,096 bytes: the least multiple of 128; 16 layers hold keys."""
+    candidate = Candidate(batching=SMALL.model_copy(update={"block_size": 128}))
+    plan = make_plan(candidate, device=cpu, kv_blocks=10, model=load_model("Qwen/Qwen3.5-27B"))
+    said = yaml.safe_load(render(plan, "vllm")["config.yaml"])
+    assert (said["block-size"], said["kv-cache-memory-bytes"]) == (128, 11 * 896 * 65_536)
 
 
 def test_a_draft_model_on_a_processor_gets_its_part_of_the_cache(make_plan, cpu):

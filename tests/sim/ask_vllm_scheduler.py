@@ -1,7 +1,7 @@
 """Run by an interpreter that has vLLM: its own scheduler serves workloads, a second for every step; no model runs.
 
 python ask_vllm_scheduler.py MODEL_FOLDER CASES.json     [{"arrival": …, "prompts": [[token, …], …], "output": …,
-"blocks": …, "flags": {engine argument: value}}, …] -> one JSON line each
+"blocks": …, "states": groups of layers that keep a state, "flags": {engine argument: value}}, …] -> one JSON line each
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.sampling_params import SamplingParams
     from vllm.utils.hashing import sha256
-    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.core.kv_cache_utils import (
+        get_request_block_hasher,
+        init_none_hash,
+        resolve_kv_cache_block_sizes,
+    )
     from vllm.v1.core.sched.scheduler import Scheduler
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, MambaSpec
     from vllm.v1.request import Request
     from vllm.v1.structured_output import StructuredOutputManager
 
@@ -35,16 +39,22 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
     size, blocks = config.cache_config.block_size, case["blocks"] + 1  # one is the null block
     config.cache_config.num_gpu_blocks = blocks
     layers = FullAttentionSpec(block_size=size, num_kv_heads=1, head_size=64, dtype=torch.bfloat16)
-    cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], layers)])
+    state = MambaSpec(
+        shapes=((size, 2 * 64),), dtypes=(torch.bfloat16,), block_size=config.model_config.max_model_len
+    )  # fmt: skip
+    groups = [KVCacheGroupSpec([f"state{i}"], state) for i in range(case["states"])]
+    groups.append(KVCacheGroupSpec(["layer"], layers))
+    cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups)
+    whole, hashed = resolve_kv_cache_block_sizes(cache, config)
     scheduler = Scheduler(
         vllm_config=config, kv_cache_config=cache, structured_output_manager=StructuredOutputManager(config),
-        block_size=size,
+        block_size=whole, hash_block_size=hashed,
     )  # fmt: skip
     requests = [
         Request(
             request_id=str(i), prompt_token_ids=prompt, pooling_params=None,
             sampling_params=SamplingParams(max_tokens=output, ignore_eos=True),
-            block_hasher=get_request_block_hasher(size, sha256),
+            block_hasher=get_request_block_hasher(hashed, sha256),
         )
         for i, (prompt, output) in enumerate(zip(case["prompts"], case["output"], strict=True))
     ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.spec.candidate import W4A16, Parallelism
-from fwopt.targets import load_model
+from fwopt.targets import load_model, models
 from fwopt.targets.models import SAME_CONFIG, catalogue_models
 from fwopt.targets.parsers import NOT_MODELLED
 from fwopt.targets.quantization import native_quantization
@@ -131,6 +131,20 @@ def test_three_layers_of_qwen3_5_in_four_have_linear_attention():
     assert (a.key_heads, a.value_heads, a.value_head_dim, a.conv_tokens, a.state_dtype) == (16, 64, 128, 4, "fp32")
     assert (full.attention.heads, full.attention.kv_heads, full.attention.output_gate) == (32, 2, True)
     assert full.mlp.shared_intermediate_size == 1024
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [({"layer_types": ["linear_attention"] * 64}, "layer_types"),
+     ({"num_hidden_layers": 3, "layer_types": None}, "full_attention_interval")],
+)  # fmt: skip
+def test_linear_attention_alone_is_refused(tmp_path, changed, field):
+    stored = Path(models.__file__).parent / "data" / "models" / "Qwen--Qwen3.5-27B.json"
+    config = json.loads(stored.read_text(encoding="utf-8"))
+    config["text_config"] |= changed
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InputError, match=f"{field}: models without a layer of full attention are not modelled"):
+        load_model(str(tmp_path))
 
 
 def _int4(ignore):

@@ -8,7 +8,7 @@ from fwopt.deploy.promises import one_line
 from fwopt.deploy.shape import directives, model_name, opening, surroundings
 from fwopt.deploy.vllm_flags import CONVERTED, NEEDS_MODEL, engine_quantization, weights_name
 from fwopt.deploy.yaml_scalar import yaml_scalar
-from fwopt.perf.kv_layout import whole_layout
+from fwopt.perf.kv_layout import engine_layout
 from fwopt.spec.plan import Entry, Plan
 
 
@@ -86,8 +86,8 @@ def _settings(plan: Plan, entry: Entry, quantization: str | None) -> dict[str, s
 def _kv_bytes(plan: Plan, entry: Entry) -> int:
     """KV cache of the simulation, vLLM's null block included. On a processor vLLM would take it from a share of all
     memory, and refuse to start when other processes hold some of that share."""
-    layout = whole_layout(plan.model, entry.draft, entry.candidate.kv_dtype, entry.candidate.parallelism)
-    tokens = (entry.evaluation.kv_blocks_per_replica + 1) * entry.candidate.batching.block_size
+    layout, batching = engine_layout(plan.model, entry.draft, entry.candidate, "vllm", processor=True)
+    tokens = (entry.evaluation.kv_blocks_per_replica + 1) * batching.block_size
     return tokens * (layout.full + layout.sliding)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fwopt.spec.candidate import Candidate
+from fwopt.spec.candidate import Batching, Candidate
 from fwopt.spec.hardware import DeviceSpec
 from fwopt.targets.weights import ceil_div
 
@@ -31,13 +31,13 @@ class HostFit:
 
 
 def processor_fit(
-    device: DeviceSpec, candidate: Candidate, weights: int, bytes_per_token: int, longest: int
+    device: DeviceSpec, batching: Batching, weights: int, bytes_per_token: int, longest: int, state_bytes: int
 ) -> HostFit:
-    """vLLM and the reference engine: a share of the machine's memory, less what the worker holds."""
-    batching = candidate.batching
+    """vLLM and the reference engine: a share of the machine's memory, less what the worker holds. `state_bytes`: what
+    a sequence holds however long it is."""
     requested = int(device.memory_bytes * batching.gpu_memory_utilization)
     pool = requested - weights - RUNTIME_BYTES
-    need = ceil_div(longest, batching.block_size) * batching.block_size * bytes_per_token
+    need = ceil_div(longest, batching.block_size) * batching.block_size * bytes_per_token + state_bytes
     if pool <= need:
         have = max(pool, 0)
         return HostFit(0, have, ("the memory set aside cannot hold the weights and one sequence", need, have))

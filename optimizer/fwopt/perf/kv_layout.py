@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fwopt.spec.candidate import KvDtype, Parallelism
+from fwopt.spec.candidate import Batching, Candidate, KvDtype, Parallelism
+from fwopt.spec.engine import EngineName
 from fwopt.spec.model import LayerGroup, LinearAttention, ModelSpec
 from fwopt.targets.weights import ceil_div, round_up
 
 _BF16 = 2
+_GPU_KERNEL_TOKENS = 16
+_CPU_KERNEL_TOKENS = 32
+"""Blocks are whole multiples of this in vLLM (`get_supported_kernel_block_sizes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class KvLayout:
     """Longest window; 0 without sliding layers."""
     state: int = 0
     """Bytes that a sequence holds on one GPU however long it is: the states of linear attention."""
+    most_state: int = 0
+    """The most of them at a time."""
 
 
 def kv_layout(model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism) -> KvLayout:
@@ -44,12 +50,56 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism) -> 
         totals[sliding] += group.count * layer_kv_bytes(group, kv_dtype, parallelism.tp)
         window = max(window, own_window or 0)
     if counts[True] and counts[False]:
-        size = min(counts.values()) if max(counts.values()) >= 1.5 * min(counts.values()) else max(counts.values())
+        size = _group_layers(*counts.values())
         totals = {kind: totals[kind] * round_up(counts[kind], size) // counts[kind] for kind in counts}
     stage = ceil_div(model.layer_count, parallelism.pp)
     full, sliding_bytes = (ceil_div(totals[kind] * stage, model.layer_count) for kind in (False, True))
     state = ceil_div(state * stage, model.layer_count)
-    return KvLayout(full=full, sliding=sliding_bytes, window_tokens=window, state=state)
+    return KvLayout(full=full, sliding=sliding_bytes, window_tokens=window, state=state, most_state=state)
+
+
+def _group_layers(one: int, other: int) -> int:
+    """Layers that vLLM puts in every group where a model has `one` and `other` of two kinds."""
+    least, most = sorted((one, other))
+    return least if most >= 1.5 * least else most
+
+
+@dataclass(frozen=True, slots=True)
+class StatePages:
+    """How vLLM lays states of linear attention into the pool of KV blocks. A state takes as many bytes as the block of
+    one full-attention layer, so blocks are made long enough to hold one."""
+
+    block_size: int
+    """Tokens a block."""
+    blocks: int
+    """Blocks that the states of one sequence take."""
+    padding: int
+    """Bytes a token of the layers that fill up the groups: a block is as wide as the widest group of the stage."""
+
+
+def state_pages(
+    model: ModelSpec, kv_dtype: KvDtype, parallelism: Parallelism, block_size: int, step: int
+) -> StatePages | None:
+    """None for a model without linear attention. `block_size` is what was asked for, the least that is taken; `step`
+    the tokens that the attention kernel takes whole (`platforms/interface.py` 0.32, `_align_hybrid_block_size`)."""
+    linear = [group for group in model.layers if group.attention.kind == "gdn"]
+    full = [group for group in model.layers if group.attention.kind != "gdn"]
+    if not linear or not full:
+        return None
+    state = max(state_bytes(g.attention, parallelism.tp) for g in linear if g.attention.kind == "gdn")
+    token = layer_kv_bytes(full[0], kv_dtype, parallelism.tp)
+    unit = max(step, block_size)
+    tokens = max(block_size, round_up(unit * ceil_div(state, unit * token), step))
+    states, layers = (sum(group.count for group in kind) for kind in (linear, full))
+    size = _group_layers(states, layers)
+    padded = round_up(layers, size)
+    on_stage = ceil_div(padded * ceil_div(model.layer_count, parallelism.pp), model.layer_count)
+    own = kv_layout(model, kv_dtype, parallelism).full
+    return StatePages(
+        block_size=tokens,
+        blocks=ceil_div(round_up(states, size), padded),
+        padding=on_stage * token - own,
+    )
 
 
 def whole_layout(model: ModelSpec, draft: ModelSpec | None, kv_dtype: KvDtype, parallelism: Parallelism) -> KvLayout:
@@ -59,6 +109,27 @@ def whole_layout(model: ModelSpec, draft: ModelSpec | None, kv_dtype: KvDtype, p
         return layout
     beside = kv_layout(draft, kv_dtype, parallelism)
     return replace(layout, full=layout.full + beside.full, sliding=layout.sliding + beside.sliding)
+
+
+def engine_layout(
+    model: ModelSpec, draft: ModelSpec | None, candidate: Candidate, engine: EngineName, *, processor: bool
+) -> tuple[KvLayout, Batching]:
+    """Layout and batching as the engine takes them: vLLM lengthens the blocks of models with linear attention.
+
+    With a prefix cache it keeps a sequence's previous states while it writes the next.
+    """
+    layout, batching = whole_layout(model, draft, candidate.kv_dtype, candidate.parallelism), candidate.batching
+    step = _CPU_KERNEL_TOKENS if processor else _GPU_KERNEL_TOKENS
+    pages = state_pages(model, candidate.kv_dtype, candidate.parallelism, batching.block_size, step)
+    if engine != "vllm" or pages is None:
+        return layout, batching
+    full = layout.full + pages.padding
+    state = pages.blocks * pages.block_size * full
+    most = 2 * state if batching.prefix_caching else state
+    return (
+        replace(layout, full=full, state=state, most_state=most),
+        batching.model_copy(update={"block_size": pages.block_size}),
+    )
 
 
 def state_bytes(attention: LinearAttention, tp: int) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from fwopt.perf.capture import capture_sizes
 from fwopt.perf.host_memory import processor_fit, slots_fit
-from fwopt.perf.kv_layout import KvLayout, whole_layout
+from fwopt.perf.kv_layout import KvLayout, engine_layout
 from fwopt.perf.priors import load_overheads
 from fwopt.spec.candidate import Batching, Bf16, Candidate, Parallelism
 from fwopt.spec.engine import EngineSpec
@@ -56,7 +56,7 @@ class KvCapacity:
     blocks: int
     """Usable blocks; vLLM's permanently reserved null block is already taken off."""
     block_size: int
-    """Tokens a block."""
+    """Tokens a block, as the engine takes them: more than asked for where vLLM makes a block hold a state."""
     bytes_per_token: int
     """What one more token of a long sequence adds. Sliding-window layers count only when all layers are charged
     for every token (see `_blocks`)."""
@@ -92,6 +92,9 @@ def kv_capacity(
     broken = valid_parallelism(model, candidate.quantization, parallelism)
     if broken is not None:
         return Rejected(candidate_id=candidate.id, rung="memory", reason=broken)
+    if engine.name == "vllm" and not batching.chunked_prefill and batching.prefix_caching and _has_states(model):
+        reason = "vLLM caches prefixes of linear attention only with chunked prefill"
+        return Rejected(candidate_id=candidate.id, rung="memory", reason=reason)
     if engine.name == "llamacpp" or device.kind == "cpu":
         return _host_capacity(model, device, candidate, engine, draft)
     many = "many" if parallelism.gpus_per_replica > 1 else "one"
@@ -107,7 +110,7 @@ def kv_capacity(
     graphs = graph_bytes(model, candidate, engine) if vllm else 0
     non_torch = NON_TORCH_BYTES[many] if vllm else 0
     used = weights + activation + graphs + non_torch
-    layout = whole_layout(model, draft, candidate.kv_dtype, candidate.parallelism)
+    layout, batching = engine_layout(model, draft, candidate, engine.name, processor=False)
     pool = requested - used
     least = used + batching.block_size * (layout.full + layout.sliding)
     if pool <= 0:
@@ -131,6 +134,10 @@ def kv_capacity(
     )
 
 
+def _has_states(model: ModelSpec) -> bool:
+    return any(group.attention.kind == "gdn" for group in model.layers)
+
+
 def _weights(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) -> int:
     """Of both models on one GPU; vLLM spreads the draft model as the target."""
     own = weight_bytes(model, candidate.quantization, candidate.parallelism)
@@ -142,18 +149,20 @@ def _host_capacity(
 ) -> KvCapacity | Rejected:
     """Engines that do not size their KV cache from a GPU. Sliding layers are charged for every token."""
     weights = _weights(model, candidate, draft)
-    layout = whole_layout(model, draft, candidate.kv_dtype, candidate.parallelism)
+    layout, batching = engine_layout(model, draft, candidate, engine.name, processor=device.kind == "cpu")
     bytes_per_token = layout.full + layout.sliding
-    longest = candidate.batching.max_model_len or model.max_context_tokens
-    rule = slots_fit if engine.name == "llamacpp" else processor_fit
-    found = rule(device, candidate, weights, bytes_per_token, longest)
+    longest = batching.max_model_len or model.max_context_tokens
+    if engine.name == "llamacpp":
+        found = slots_fit(device, candidate, weights, bytes_per_token, longest)
+    else:
+        found = processor_fit(device, batching, weights, bytes_per_token, longest, layout.most_state)
     if found.missing is not None:
         return _too_big(candidate, *found.missing)
     return KvCapacity(
         blocks=found.blocks,
-        block_size=candidate.batching.block_size,
+        block_size=batching.block_size,
         bytes_per_token=bytes_per_token,
-        sequence_blocks=ceil_div(layout.state, candidate.batching.block_size * max(bytes_per_token, 1)),
+        sequence_blocks=ceil_div(layout.state, batching.block_size * max(bytes_per_token, 1)),
         weight_bytes_per_gpu=weights,
         activation_bytes=0,
         graph_bytes=0,
@@ -171,7 +180,7 @@ def sequence_bytes(layout: KvLayout, batching: Batching, tokens: int) -> int:
     block = batching.block_size
     in_flight = layout.window_tokens - 1 + _IN_FLIGHT_STEPS * batching.max_num_batched_tokens
     windowed = (ceil_div(min(tokens, in_flight), block) + 1) * block if layout.sliding else 0
-    return layout.full * round_up(tokens, block) + layout.sliding * windowed + layout.state
+    return layout.full * round_up(tokens, block) + layout.sliding * windowed + layout.most_state
 
 
 def _blocks(layout: KvLayout, batching: Batching, pool: int, longest: int) -> tuple[int, int, int]:

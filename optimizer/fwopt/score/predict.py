@@ -123,11 +123,12 @@ def predict(case: Case, models: CostModels) -> Prediction | Unscored:
         grid = replace(grid, async_scheduling=False, serial_s=serial_s, step_cpu_s=0.0)
     off, tp = models.off, case.candidate.parallelism.tp
     blocks, sequence_blocks = blocks_without(fit, off, case.model, tp)
+    batching = case.candidate.batching.model_copy(update={"block_size": fit.block_size})
     result = simulate(
         workload,
         grid_without(grid, off, case.model, tp),
         blocks,
-        candidate_without(case.candidate, off),
+        candidate_without(case.candidate.model_copy(update={"batching": batching}), off),
         case.candidate.batching.max_model_len or case.model.max_context_tokens,
         policy=PREFILL_FIRST if case.engine.name == "sglang" and "prefill-first" not in off else MIXED,
         concurrency=case.load.concurrency if case.load.kind == "closed" else None,

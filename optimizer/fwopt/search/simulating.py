@@ -74,6 +74,7 @@ class SimulatingEvaluator:
         `count`: the steps by their shapes, too; `cached_tokens`: of each request, in place of what is shared."""
         parallelism = candidate.parallelism
         schedulers = parallelism.model_copy(update={"replicas": parallelism.replicas * parallelism.dp, "dp": 1})
+        batching = candidate.batching.model_copy(update={"block_size": fit.block_size})
         model, off = self.cost_model.model, self.off
         blocks, sequence_blocks = blocks_without(fit, off, model, parallelism.tp)
         grid = grid_without(self.cost_model.grid(candidate), off, model, parallelism.tp)
@@ -81,7 +82,7 @@ class SimulatingEvaluator:
             self._at(rate_scale),
             grid if adjust is None else adjust(grid),
             blocks,
-            candidate_without(candidate.model_copy(update={"parallelism": schedulers}), off),
+            candidate_without(candidate.model_copy(update={"parallelism": schedulers, "batching": batching}), off),
             candidate.batching.max_model_len or model.max_context_tokens,
             sequence_blocks=sequence_blocks,
             left_out=LeftOut.of(off),

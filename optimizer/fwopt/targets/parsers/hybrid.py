@@ -43,6 +43,9 @@ def _hybrid(config: Config, text: Config, mlp: Mlp) -> Shape:
     unknown = set(kinds) - set(by_kind)
     if unknown:
         raise text.error("layer_types", f"{sorted(unknown)} is not modelled for this architecture")
+    if "full_attention" not in kinds:
+        field = "layer_types" if text.has("layer_types") else "full_attention_interval"
+        raise text.error(field, "models without a layer of full attention are not modelled")
     return shape(text, [(by_kind[kind], mlp) for kind in kinds], tied=config.flag("tie_word_embeddings", False))
 
 
