@@ -2,6 +2,8 @@
 
 python ask_vllm_scheduler.py MODEL_FOLDER CASES.json     [{"arrival": …, "prompts": [[token, …], …], "output": …,
 "blocks": …, "states": groups of layers that keep a state, "flags": {engine argument: value}}, …] -> one JSON line each
+
+With the flag async_scheduling vLLM's own loop drives its own asynchronous scheduler, two steps in flight.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_LOGGING_LEVEL="ERROR")
 
@@ -27,6 +31,7 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
         init_none_hash,
         resolve_kv_cache_block_sizes,
     )
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, MambaSpec
     from vllm.v1.request import Request
@@ -34,8 +39,9 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
 
     init_none_hash(sha256)
     config = EngineArgs(
-        model=model, skip_tokenizer_init=True, enforce_eager=True, async_scheduling=False, **case["flags"]
+        model=model, skip_tokenizer_init=True, enforce_eager=True, **case["flags"]
     ).create_engine_config()
+    ahead = config.scheduler_config.async_scheduling = case["flags"]["async_scheduling"]  # a CPU would have none
     size, blocks = config.cache_config.block_size, case["blocks"] + 1  # one is the null block
     config.cache_config.num_gpu_blocks = blocks
     layers = FullAttentionSpec(block_size=size, num_kv_heads=1, head_size=64, dtype=torch.bfloat16)
@@ -46,7 +52,7 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
     groups.append(KVCacheGroupSpec(["layer"], layers))
     cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups)
     whole, hashed = resolve_kv_cache_block_sizes(cache, config)
-    scheduler = Scheduler(
+    scheduler = (AsyncScheduler if ahead else Scheduler)(
         vllm_config=config, kv_cache_config=cache, structured_output_manager=StructuredOutputManager(config),
         block_size=whole, hash_block_size=hashed,
     )  # fmt: skip
@@ -61,9 +67,82 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
     return scheduler, requests
 
 
-def serve(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
+def output(names: list[str], tokens: list[list[int]]) -> Any:
     from vllm.v1.outputs import ModelRunnerOutput
 
+    return ModelRunnerOutput(
+        req_ids=names, req_id_to_index={name: k for k, name in enumerate(names)}, sampled_token_ids=tokens,
+        logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
+    )  # fmt: skip
+
+
+class Executor:
+    """Runs steps one after another, each a second from when it is asked for or the one before has ended."""
+
+    def __init__(self, requests: list[Any]) -> None:
+        self.requests, self.clock, self.end = requests, 0.0, 0.0
+        self.scheduled, self.first, self.finish, self.cached = ([-1.0] * len(requests) for _ in range(4))
+        self.sampled = [0] * len(requests)
+
+    def execute_model(self, step: Any, **_: Any) -> Any:
+        start, names, tokens = max(self.clock, self.end), list(step.num_scheduled_tokens), []
+        for name in names:
+            i, request = int(name), self.requests[int(name)]
+            if self.scheduled[i] < 0:
+                self.scheduled[i], self.cached[i] = start, request.num_computed_tokens - step.num_scheduled_tokens[name]
+            tokens.append([] if request.is_prefill_chunk else [10**8 + i * 10_000 + self.sampled[i]])
+            self.sampled[i] += len(tokens[-1])
+        self.end = end = start + bool(names)
+
+        def result() -> Any:
+            self.clock = end
+            return output(names, tokens)
+
+        self.asked = MagicMock(result=result)
+        return self.asked
+
+    def sample_tokens(self, *_: Any, **__: Any) -> Any:
+        return self.asked
+
+    def see(self) -> None:
+        """The last output has been processed."""
+        for i, request in enumerate(self.requests):
+            if self.first[i] < 0 and request.num_output_tokens:
+                self.first[i] = self.clock
+            if self.finish[i] < 0 and request.is_finished():
+                self.finish[i] = self.clock
+
+
+def serve_ahead(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
+    from vllm.v1.engine.core import EngineCore
+
+    scheduler, requests = build(model, case)
+    executor, arrival, arrived = Executor(requests), case["arrival"], 0
+    core = MagicMock(
+        scheduler=scheduler, model_executor=executor, batch_queue=deque(maxlen=2), batch_queue_size=2,
+        is_mm_encoder_only=False, is_ec_producer=False, is_pooling_model=False, check_for_draft_tokens=False,
+    )  # fmt: skip
+    core._should_throttle_prefills.return_value = False
+    core.log_error_detail.return_value.__exit__.return_value = False
+    core.capture_iteration_details.return_value.__exit__.return_value = False
+    while min(executor.finish) < 0:
+        if not scheduler.has_requests() and not core.batch_queue:
+            executor.clock = max(executor.clock, arrival[arrived])
+        while arrived < len(requests) and arrival[arrived] <= executor.clock:
+            scheduler.add_request(requests[arrived])
+            arrived += 1
+        EngineCore.step_with_batch_queue(core)
+        executor.see()
+    preempted = [float(request.num_preemptions) for request in requests]
+    return {
+        "scheduled": executor.scheduled, "first": executor.first, "finish": executor.finish,
+        "cached": executor.cached, "preempted": preempted,
+    }  # fmt: skip
+
+
+def serve(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
+    if case["flags"]["async_scheduling"]:
+        return serve_ahead(model, case)
     scheduler, requests = build(model, case)
     arrival, clock, arrived = case["arrival"], 0.0, 0
     scheduled, first, finish, cached = ([-1.0] * len(requests) for _ in range(4))
@@ -83,13 +162,7 @@ def serve(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
             ready = request.num_computed_tokens == request.num_tokens
             tokens.append([10**8 + i * 10_000 + request.num_output_tokens] if ready else [])
         clock += 1.0 if names else 0.0
-        scheduler.update_from_output(
-            step,
-            ModelRunnerOutput(
-                req_ids=names, req_id_to_index={name: k for k, name in enumerate(names)}, sampled_token_ids=tokens,
-                logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
-            ),
-        )  # fmt: skip
+        scheduler.update_from_output(step, output(names, tokens))
         for name in names:
             i, request = int(name), requests[int(name)]
             first[i] = clock if first[i] < 0 and request.num_output_tokens else first[i]

@@ -22,7 +22,8 @@ class Request:
         self.index, self.arrival, self.prompt, self.output, self.chain = index, arrival, prompt, output, list(chain)
         self.allowed = allowed
         self.generated = self.computed = self.preempted = self.hit = 0
-        self.decoding = self.alone = False
+        self.decoding = self.alone = self.ended = False
+        self.fresh = 0  # tokens that the last step decoded
         self.published = 0
         self.enter = self.first = self.finish = self.scheduled = float("nan")
         self.blocks: list[int] = []  # physical block numbers
@@ -109,6 +110,8 @@ class Replica:
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.full = False
+        self.late = grid.async_scheduling and not prefill_first and not rule
+        """Who has ended stays among the running until the next step has been put together."""
         self.reset_share()
 
     def reset_share(self) -> None:
@@ -117,8 +120,8 @@ class Replica:
 
     def serve(self, everyone: list[Request]) -> None:
         todo, coming = list(everyone), []
-        while todo or coming or self.waiting or self.running:
-            if not self.waiting and not self.running:
+        while todo or coming or self.waiting or self.busy():
+            if not self.waiting and not self.busy():
                 if not coming:
                     coming.append(todo.pop(0))
                     self.front.receive(coming[0])
@@ -132,6 +135,9 @@ class Replica:
             while coming and coming[0].enter <= self.decided:
                 self.waiting.append(coming.pop(0))
             self.step()
+
+    def busy(self) -> bool:
+        return any(not r.ended for r in self.running)
 
     def step(self) -> None:
         self.chunks: list[tuple[Request, int, int]] = []
@@ -147,7 +153,11 @@ class Replica:
                 self.admit()
             if not self.chunks:
                 self.schedule_decodes()
-        self.run()
+        for request in [r for r in self.running if r.ended]:
+            self.running.remove(request)
+            self.give_back(request, request.computed)
+        if self.decodes or self.chunks:
+            self.run()
 
     def schedule_decodes(self) -> bool:
         gave_up = False
@@ -156,8 +166,7 @@ class Replica:
             if self.rule:
                 self.retract(decoding)
             else:
-                self.give_up(self.running[-1])
-                self.waiting.insert(0, self.last_victim)
+                self.preempt(self.running[-1])
             gave_up = True
             decoding = [r for r in self.running if r.decoding]
         if gave_up and self.rule:
@@ -184,8 +193,7 @@ class Replica:
                     request.tokens, ahead = 1, 0
                     break
                 victim, gave_up = self.running[-1], True
-                self.give_up(victim)
-                self.waiting.insert(0, victim)
+                self.preempt(victim)
                 if victim is request:
                     return True
             self.grow(request, request.computed + request.tokens + ahead)
@@ -207,27 +215,31 @@ class Replica:
         self.give_up(order[-1])
         self.waiting.append(self.last_victim)
 
+    def preempt(self, victim: Request) -> None:
+        self.give_up(victim)
+        if not victim.ended:
+            self.waiting.insert(0, victim)
+
     def give_up(self, victim: Request) -> None:
         self.running.remove(victim)
-        self.give_back(victim)
+        self.give_back(victim, victim.computed - victim.fresh * self.late)
         victim.blocks, victim.computed, victim.decoding = [], 0, False
         victim.preempted += 1
         self.last_victim = victim
 
-    def give_back(self, request: Request) -> None:
-        """Full blocks without a prefix id can be found again by their own request alone."""
-        for k in range(request.computed // self.size if self.prefix else 0):
+    def give_back(self, request: Request, tokens: int) -> None:
+        """Full blocks of the first `tokens` without a prefix id can be found again by their own request alone."""
+        for k in range(tokens // self.size if self.prefix else 0):
             if request.blocks[k] not in self.pool.content:
                 self.pool.label(request.blocks[k], (request.index, k))
         self.pool.give_back(request.blocks)
 
     def continue_prompt(self) -> bool:
         for request in self.running:
-            if not request.decoding and self.budget > 0:
+            if not request.decoding and not request.ended and self.budget > 0:
                 count = min(request.known - request.computed, self.budget)
                 if self.missing(request, request.computed + count) > len(self.pool.free):
-                    self.give_up(request)
-                    self.waiting.insert(0, request)
+                    self.preempt(request)
                     return True
                 self.grow(request, request.computed + count)
                 self.add_chunk(request, count)
@@ -299,6 +311,8 @@ class Replica:
         if self.guesses:
             self.clock += self.grid.lookup_token_s * sum(r.known for r in decoding)
         alone = self.prefill_first and self.chunks and not any(r.decoding for r in self.running)
+        for request in self.running:
+            request.fresh = 0
         for request, _, count in self.chunks:
             request.computed += count
         for request in self.decodes:
@@ -307,6 +321,7 @@ class Replica:
                 kept = min(min(request.guesses.pop(0)[1], request.tokens - 1) + 1, request.output - request.generated)
                 request.generated += kept - 1
             request.computed += kept
+            request.fresh = kept
         served = [r for r in self.running if r in self.decodes or any(r is c for c, _, _ in self.chunks)]
         ready = [r for r in served if r.computed == r.known]
         shown = self.front.send(self.clock, len(ready)) if ready else float("nan")
@@ -320,8 +335,10 @@ class Replica:
             request.first = shown if request.first != request.first else request.first
             if request.generated == request.output:
                 request.finish, self.full = shown, False
-                self.running.remove(request)
-                self.give_back(request)
+                request.ended, request.decoding = True, False
+                if not self.late:
+                    self.running.remove(request)
+                    self.give_back(request, request.computed)
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.size)

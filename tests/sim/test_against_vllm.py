@@ -1,4 +1,4 @@
-"""vLLM's own scheduler and the simulator, fed the same requests, have one history: a second for every step."""
+"""vLLM's own schedulers and the simulator, fed the same requests, have one history: a second for every step."""
 
 from __future__ import annotations
 
@@ -66,11 +66,13 @@ def prompts(load: dict) -> list[list[int]]:
     return made
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.skipif(VLLM is None, reason="FWOPT_VLLM_PYTHON names no interpreter with vLLM")
 @pytest.mark.parametrize("states", [0, 3])
-def test_same_history_as_vllm(tmp_path, make_workload, make_grid, states):
+def test_same_history_as_vllm(ahead, states, tmp_path, make_workload, make_grid):
     """Small caches and large, preemption with and without a prefix cache, prompts in chunks and whole; and without one
-    where a sequence takes three blocks for the states of linear attention, as in Qwen3.5."""
+    where a sequence takes three blocks for the states of linear attention, as in Qwen3.5. Synchronous, and with the
+    next step put together while one runs."""
     rng, asked, mine = np.random.default_rng(0), [], []
     for k in range(48):
         shared, prefix, chunked = (k % 4 == 0, k % 2 == 0, k % 3 > 0) if not states else (False, False, k % 3 > 0)
@@ -83,14 +85,14 @@ def test_same_history_as_vllm(tmp_path, make_workload, make_grid, states):
         blocks = 4000 if shared else int(rng.choice([46, 60, 100])) + states
         mine.append(
             simulate(
-                make_workload(**made), equal_steps(make_grid(lookahead=False)), blocks, Candidate(batching=batching),
+                make_workload(**made), equal_steps(make_grid(lookahead=ahead)), blocks, Candidate(batching=batching),
                 LONGEST, sequence_blocks=states,
             )
         )  # fmt: skip
         flags = {
             "max_num_seqs": batching.max_num_seqs, "max_num_batched_tokens": batching.max_num_batched_tokens,
             "block_size": BLOCK, "enable_prefix_caching": prefix, "enable_chunked_prefill": chunked,
-            "max_model_len": LONGEST,
+            "max_model_len": LONGEST, "async_scheduling": ahead,
         }  # fmt: skip
         asked.append(
             {"arrival": made["arrival"].tolist(), "prompts": prompts(made), "output": made["output"]}
@@ -113,3 +115,32 @@ def test_same_history_as_vllm(tmp_path, make_workload, make_grid, states):
         assert records.preemptions.tolist() == real["preempted"]
     assert sum(result.preemptions for result in mine) > 20
     assert states or sum(result.records.cached_tokens.sum() for result in mine) > 1000
+
+
+@pytest.mark.parametrize(("ahead", "third"), [(False, 3.0), (True, 4.0)])
+def test_a_place_is_free_a_step_late(ahead, third, make_workload, make_grid):
+    """Two places; the first request ends at 3 s, its successor was to be in the step that was put together at 2 s."""
+    workload = make_workload([0.0] * 3, [16] * 3, [3, 10, 2])
+    places = Candidate(batching=Batching(max_num_seqs=2, max_num_batched_tokens=512, block_size=BLOCK))
+    records = simulate(workload, equal_steps(make_grid(lookahead=ahead)), 100, places, LONGEST).records
+    assert records.scheduled_s.tolist() == pytest.approx([0.0, 0.0, third])
+    assert records.finish_s.tolist() == pytest.approx([3.0, 10.0, third + 2.0])
+
+
+def test_an_empty_step_takes_no_time(make_workload, make_grid):
+    """One place: with its end unseen there is nothing to put into the next step, so the end is waited for."""
+    workload = make_workload([0.0] * 2, [16] * 2, [3, 3])
+    place = Candidate(batching=Batching(max_num_seqs=1, max_num_batched_tokens=512, block_size=BLOCK))
+    records = simulate(workload, equal_steps(make_grid()), 100, place, LONGEST).records
+    assert records.scheduled_s.tolist() == pytest.approx([0.0, 3.0])
+
+
+def test_one_that_has_ended_can_be_preempted(make_workload, make_grid):
+    """Four blocks, two each. At 1 s the first request wants a third; the second ends at 2 s, but that is not known, and
+    nobody is admitted in a step that preempts."""
+    workload = make_workload([0.0, 0.0, 0.5], [31, 16, 1], [20, 2, 1])
+    few = Candidate(batching=Batching(max_num_seqs=8, max_num_batched_tokens=512, block_size=BLOCK))
+    records = simulate(workload, equal_steps(make_grid()), 4, few, LONGEST).records
+    assert records.preemptions.tolist() == [0, 1, 0]
+    assert records.scheduled_s.tolist() == pytest.approx([0.0, 0.0, 3.0])
+    assert records.finish_s.tolist() == pytest.approx([20.0, 2.0, 4.0])

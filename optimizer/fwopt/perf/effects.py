@@ -16,7 +16,7 @@ from fwopt.spec.candidate import Candidate
 from fwopt.spec.model import LayerGroup, ModelSpec
 
 EFFECTS = {
-    "async": "a step is put together while the one before it runs, so an arrival waits for both",
+    "async": "a step is put together while the one before it runs, so arrivals wait for both and ends are seen late",
     "host": "time per step and sequence that the GPU waits for the host",
     "api": "HTTP, tokenising and detokenising: the three below and a request's way to the engine",
     "front": "requests queue for the API server (off: it takes them side by side)",

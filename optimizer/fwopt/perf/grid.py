@@ -93,7 +93,8 @@ class StepGrid:
     lookup_token_s: float = 0.0
     """Host time to look for n-grams, per token of context; nothing overlaps with it."""
     async_scheduling: bool = True
-    """Step n+1 is put together when step n starts, so a request that arrives in between waits one more step."""
+    """Step n+1 is put together when step n starts: a request that arrives in between waits one more step, and the place
+    and blocks of one that ends with step n are free for step n+2 (vLLM)."""
 
     def scaled(self, decode: float, prefill: float | None = None, request_s: float = 0.0) -> Self:
         """Every engine step longer by a factor: `decode` where weights are streamed, `prefill` (None: the same) where

@@ -45,7 +45,7 @@ def hear(sim: Sim, r: int) -> None:
     """Queue what the engine can see: what has reached it by the time the step is put together, which is a step ahead
     where scheduling is asynchronous and something runs."""
     replica = sim.replica[r]
-    if replica.running == 0 or not sim.limits[0].lookahead:
+    if replica.running + replica.leaving == 0 or not sim.limits[0].lookahead:
         replica.decided = replica.clock
     while replica.in_front > 0 and next_entry(sim, r) <= replica.decided:
         s = replica.front_head

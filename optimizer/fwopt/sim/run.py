@@ -6,6 +6,7 @@ import math
 
 from fwopt.sim.front import receive
 from fwopt.sim.jit import compiled, entry
+from fwopt.sim.leaving import see_off
 from fwopt.sim.routing import LEAST_REQUESTS, pick
 from fwopt.sim.scheduler import advance
 from fwopt.sim.state import Floats, Integers, Sim
@@ -25,6 +26,7 @@ def _new_slot(sim: Sim, request: int, prompt: int, output: int, allowed: int, id
     slot.scheduled, slot.first, slot.last = math.nan, math.nan, math.nan
     slot.hit, slot.preempted = 0, 0
     slot.guess, slot.guesses_left = -1, 0
+    slot.fresh, slot.leaving = 0, 0
     return s
 
 
@@ -61,6 +63,7 @@ def drain(sim: Sim) -> None:
     """Let every replica finish what it has."""
     for r in range(len(sim.replica)):
         advance(sim, r, math.inf)
+        see_off(sim, r)
 
 
 @entry
@@ -87,6 +90,7 @@ def run_closed(
             sent += 1
             open_slots -= 1
         if replica.running + replica.waiting + replica.in_front == 0:
+            see_off(sim, 0)
             break
         advance(sim, 0, math.inf)
         open_slots += replica.last_finished

@@ -15,6 +15,7 @@ from fwopt.sim.decode import decode_run
 from fwopt.sim.front import hear, next_entry, send
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
+from fwopt.sim.leaving import see_off
 from fwopt.sim.lookup import count_gaps, decode_line, prefill_time, tally_decode, tally_prompts
 from fwopt.sim.reserve import learn_share, may_produce, reset_share, set_aside
 from fwopt.sim.sequence import (
@@ -125,7 +126,7 @@ def _admit_waiting(sim: Sim, r: int) -> None:
         if replica.full or replica.waiting == 0:
             return
         set_aside(sim, r)
-    while replica.partial < 0 and replica.waiting > 0 and replica.running < limits.max_seqs:
+    while replica.partial < 0 and replica.waiting > 0 and replica.running + replica.leaving < limits.max_seqs:
         most = budget_left(sim, r)
         if most <= 0:
             break
@@ -190,8 +191,8 @@ def _advance_decodes(sim: Sim, r: int, decoding: int) -> None:
 
 
 @compiled
-def step(sim: Sim, r: int, until: float) -> None:
-    """Schedule and run the next step, or the next run of equal decode steps, of replica r."""
+def _put_together(sim: Sim, r: int) -> None:
+    """Decide what is in the next step of replica r."""
     replica, limits = sim.replica[r], sim.limits[0]
     _begin_step(sim, r)
     gave_up = False
@@ -204,6 +205,19 @@ def step(sim: Sim, r: int, until: float) -> None:
     gave_up = _continue_prompt(sim, r) or gave_up
     if not gave_up:
         _admit_waiting(sim, r)
+
+
+@compiled
+def step(sim: Sim, r: int, until: float) -> None:
+    """Schedule and run the next step, or the next run of equal decode steps, of replica r."""
+    replica, limits = sim.replica[r], sim.limits[0]
+    _put_together(sim, r)
+    freed = replica.leaving_head >= 0
+    if freed:
+        see_off(sim, r)
+        if replica.step_decodes + replica.step_chunks == 0:  # nobody is in it: it takes no time
+            _put_together(sim, r)
+            freed = False
     if replica.step_tokens > 0 or (limits.guessing and replica.step_decodes > 0):
         _mixed_step(sim, r)
         return
@@ -211,15 +225,15 @@ def step(sim: Sim, r: int, until: float) -> None:
     if limits.policy == PREFILL_FIRST:
         _make_room(sim, r)
     if replica.decoding > 0:
-        _decode(sim, r, until)
+        _decode(sim, r, until, freed)
 
 
 @compiled
-def _decode(sim: Sim, r: int, until: float) -> None:
+def _decode(sim: Sim, r: int, until: float, freed: bool) -> None:
     """Decode until something changes; one by one while a request is on its way into the step after next, or may be
-    admitted then."""
+    admitted then, as when others' places and blocks were `freed` after this step was put together."""
     replica = sim.replica[r]
-    if sim.limits[0].reserving and replica.waiting > 0 and not replica.full:
+    if replica.waiting > 0 and (freed or (sim.limits[0].reserving and not replica.full)):
         decode_run(sim, r, until, 1)
     elif replica.in_front == 0:
         decode_run(sim, r, until, _MANY)

@@ -6,6 +6,7 @@ import math
 
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import find_prefix, publish, reference_found, release, take
+from fwopt.sim.leaving import known_blocks, leave_late, let_go, lose_blocks
 from fwopt.sim.lookup import count_gaps
 from fwopt.sim.queues import (
     drop_end,
@@ -101,23 +102,23 @@ def _held(sim: Sim, s: int, tokens: int) -> int:
 @compiled
 def finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
-    release(sim, r, s, _held(sim, s, held_tokens), held_tokens // sim.limits[0].block_size)
-    stop_running(sim, r, s)
+    slot.computed, slot.held, slot.last = held_tokens, _held(sim, s, held_tokens), replica.shown
+    slot.joined = -1
     replica.last_finished += 1
     replica.full = 0
-    done = sim.done[sim.done_count[0]]
-    sim.done_count[0] += 1
-    done.request, done.replica = slot.request, r
-    done.scheduled, done.first, done.finish = slot.scheduled, slot.first, replica.shown
-    done.hit, done.preempted = slot.hit, slot.preempted
-    sim.free_slots[0] += 1
-    sim.free_slots[sim.free_slots[0]] = s
+    if sim.limits[0].late:
+        leave_late(sim, r, s)
+    else:
+        let_go(sim, r, s)
 
 
 @compiled
 def preempt_last(sim: Sim, r: int) -> None:
-    """vLLM: the sequence admitted last gives up its blocks and waits before all others."""
+    """vLLM: the sequence admitted last gives up its blocks and waits before all others, unless it has ended."""
     s = sim.replica[r].run_tail
+    if sim.slot[s].leaving:
+        lose_blocks(sim, r, s)
+        return
     _give_up(sim, r, s)
     wait_at_front(sim, r, s)
 
@@ -135,15 +136,16 @@ def _give_up(sim: Sim, r: int, s: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
     if s == replica.partial:
         replica.partial = -1
-        held = slot.computed
+        held, slot.fresh = slot.computed, 0
     elif sim.limits[0].guessing:
         held = leave(sim, r, s)
     else:
         drop_end(sim, r, s)
+        slot.fresh = min(replica.counter - slot.joined, 1)
         slot.generated = produced(sim, r, s)
         held = leave(sim, r, s)
         slot.last = replica.decode_shown
-    release(sim, r, s, _held(sim, s, held), held // sim.limits[0].block_size)
+    release(sim, r, s, _held(sim, s, held), known_blocks(sim, s, held))
     slot.joined = -1
     stop_running(sim, r, s)
     slot.target = slot.prompt + slot.generated
@@ -197,6 +199,7 @@ def admit(sim: Sim, r: int, most: int) -> int:
 def after_prompt(sim: Sim, r: int, s: int) -> None:
     """The step that completed the prompt (or the recomputation) has run: one token was sampled."""
     replica, slot = sim.replica[r], sim.slot[s]
+    slot.fresh = 0
     if math.isnan(slot.first):
         slot.first = replica.shown
     else:
@@ -214,4 +217,5 @@ def pop_finished(sim: Sim, r: int) -> None:
     replica = sim.replica[r]
     while replica.heap > 0 and sim.heap_key[r, 0] <= replica.counter:
         s = pop_end(sim, r)
+        sim.slot[s].fresh = 1
         finish(sim, r, s, leave(sim, r, s))

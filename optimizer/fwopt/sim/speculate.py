@@ -35,7 +35,7 @@ def schedule_guesses(sim: Sim, r: int) -> bool:
             slot.tokens = min(1 + sim.proposed[slot.guess], budget_left(sim, r))
             need = _growth(sim, s, slot.tokens, limits.ahead)
             while need > limits.kv_blocks - replica.used:
-                if replica.running == 1:  # the only one: what was guessed goes beyond the cache
+                if replica.run_head == replica.run_tail:  # the only one: what was guessed goes beyond the cache
                     slot.tokens = 1
                     need = _growth(sim, s, 1, 0)
                     break
@@ -63,6 +63,7 @@ def keep_accepted(sim: Sim, r: int) -> None:
         if slot.joined >= 0 and slot.tokens > 0:
             kept = min(min(sim.accepted[slot.guess], slot.tokens - 1) + 1, slot.output - slot.generated)
             slot.generated += kept
+            slot.fresh = kept
             replica.context_sum += kept
             count_gaps(sim, (replica.shown - slot.last) / kept, kept)  # as the client counts tokens of one event
             slot.last = replica.shown
@@ -70,4 +71,6 @@ def keep_accepted(sim: Sim, r: int) -> None:
                 finish(sim, r, s, leave(sim, r, s))
             else:
                 next_guess(sim, s)
+        elif slot.joined >= 0:
+            slot.fresh = 0
         s = following

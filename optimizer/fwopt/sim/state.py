@@ -29,6 +29,7 @@ LIMITS = np.dtype(
         ("prefix", "i8"),
         ("whole_prompts", "i8"),  # no chunked prefill
         ("lookahead", "i8"),
+        ("late", "i8"),  # what an ended sequence holds is free one step late, as in `leaving`
         ("chunk_floor", "f8"),
         ("step_cpu", "f8"),
         ("sequence_cpu", "f8"),
@@ -65,7 +66,7 @@ REPLICA = np.dtype(
         ("counter", "i8"),  # decode steps done; every decoding sequence advances by one in each
         ("decoding", "i8"),
         ("context_sum", "i8"),  # tokens attended by all decoding sequences in the next step
-        ("running", "i8"),
+        ("running", "i8"),  # without those that are leaving, which are in the list too
         ("run_head", "i8"),
         ("run_tail", "i8"),
         ("waiting", "i8"),
@@ -85,6 +86,9 @@ REPLICA = np.dtype(
         ("junk_count", "i8"),
         ("stamp", "i8"),
         ("last_finished", "i8"),  # requests that ended with the last step
+        ("leaving", "i8"),  # of them, those that still hold their place and blocks,
+        ("leaving_head", "i8"),  # in a list with those that had to give up their blocks
+        ("leaving_tail", "i8"),
         ("steps", "i8"),
         ("busy_s", "f8"),
         ("batch_s", "f8"),  # sequences in the step x seconds
@@ -144,7 +148,10 @@ SLOT = np.dtype(
         ("guess", "i8"),  # the next of the measured steps, by which this sequence goes
         ("guesses_left", "i8"),  # of the measured reply
         ("tokens", "i8"),  # in the step that is being put together
-        ("held", "i8"),  # KV blocks, rejected tokens' among them
+        ("held", "i8"),  # KV blocks, rejected tokens' among them; of any sequence that is leaving
+        ("fresh", "i8"),  # tokens that the last step decoded, which the prefix cache does not know yet
+        ("leaving", "i8"),  # ended, and the scheduler does not know it
+        ("after", "i8"),  # the next that is leaving
         ("scheduled", "f8"),
         ("first", "f8"),
         ("last", "f8"),

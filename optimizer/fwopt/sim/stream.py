@@ -46,8 +46,8 @@ class StreamResult:
     busy_share: float
     preemptions: int
     peak_in_flight: int
-    """Most requests that a part of the trace found in flight: memory follows it, and it grows without end when the
-    deployment cannot keep up."""
+    """Most requests that a part of the trace found in flight, or ended but not yet seen to have: memory follows it, and
+    it grows without end when the deployment cannot keep up."""
     wall_s: float
     """Time it all took, reading the parts included."""
 

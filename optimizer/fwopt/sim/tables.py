@@ -13,7 +13,7 @@ from fwopt.perf.grid import StepGrid
 from fwopt.sim.counts import StepCounts
 from fwopt.sim.left_out import LeftOut
 from fwopt.sim.reserve import Reservation
-from fwopt.sim.state import DONE, LIMITS, REPLICA, SLOT, Sim
+from fwopt.sim.state import DONE, LIMITS, MIXED, REPLICA, SLOT, Sim
 from fwopt.spec.candidate import Candidate
 from fwopt.spec.provenance import CODES, ProvenanceShares
 from fwopt.spec.speculation import StepsTaken
@@ -111,6 +111,7 @@ def build(
         prefix,
         not batching.chunked_prefill,
         grid.async_scheduling,
+        grid.async_scheduling and policy == MIXED and reservation is None,
         grid.prefill_chunk_floor_s,
         grid.step_cpu_s,
         grid.sequence_cpu_s,
@@ -135,7 +136,7 @@ def build(
     )
     replica = np.zeros(replicas, dtype=REPLICA)
     for end in ("run_head", "run_tail", "wait_head", "wait_tail", "front_head", "front_tail", "partial", "lru_head",
-                "lru_tail"):  # fmt: skip
+                "lru_tail", "leaving_head", "leaving_tail"):  # fmt: skip
         replica[end] = -1
     for never in ("front_free", "front_after", "output_s"):
         replica[never] = -math.inf
