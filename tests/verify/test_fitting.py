@@ -45,16 +45,21 @@ def test_nothing_to_learn_changes_nothing(promise: Promise, conversation: Worklo
 
 
 def test_what_a_queue_multiplied_does_not_lead_the_fit(promise: Promise, conversation: Workload) -> None:
-    """A nearly full server on a machine that was a little slower for a while: TTFT p90 is twice the promise."""
-    crowded = replace(promise, candidate=Candidate(batching=Batching(max_num_seqs=36)))
-    seen = _observed(crowded, window(conversation, 1000, 2200), np.zeros(3))
-    assert crowded.figures(seen.workload)["ttft:p90"] > 2 * crowded.figures(seen.workload)["ttft:p50"]
-    for name in ("ttft:mean", "ttft:p90"):
-        seen.measured[name] *= 2
-    decode, prefill, delay = as_factors(fit([seen]))
-    assert decode == pytest.approx(1, abs=0.02)
-    assert prefill == pytest.approx(1, abs=0.06)
-    assert delay == pytest.approx(0, abs=0.006)
+    """Nearly full servers on a machine that was a little slower for a while: TTFT p90 is twice the promise. How full
+    decides by chance whether steps are found 0 or 5 % longer, so several are asked."""
+    found = []
+    for places in (35, 36, 37, 38, 39):
+        crowded = replace(promise, candidate=Candidate(batching=Batching(max_num_seqs=places)))
+        seen = _observed(crowded, window(conversation, 1000, 2200), np.zeros(3))
+        assert crowded.figures(seen.workload)["ttft:p90"] > 2 * crowded.figures(seen.workload)["ttft:p50"]
+        for name in ("ttft:mean", "ttft:p90"):
+            seen.measured[name] *= 2
+        found.append(as_factors(fit([seen])))
+    decode, prefill, delay = np.array(found).T
+    assert np.abs(decode - 1).mean() < 0.03
+    assert np.abs(prefill - 1).mean() < 0.04
+    assert np.abs(np.concatenate([decode, prefill]) - 1).max() < 0.08
+    assert np.abs(delay).max() < 0.006
 
 
 def test_who_waited_for_nobody() -> None:
