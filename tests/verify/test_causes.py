@@ -34,13 +34,14 @@ def test_a_promise_kept_has_no_causes(promise: Promise, part: Workload) -> None:
 
 
 def test_slow_steps_are_step_time(promise: Promise, part: Workload) -> None:
+    """Steps longer by a hundred-thousandth move TTFT p90 by up to 0.3 % here: who shares a step with whom is chance."""
     measured = promise.records(part, lambda grid: grid.scaled(1.25))
     found = explain(promise, part, measured, part.arrival_s, cached_known=True)
     _sums_up(found, promise, part, measured)
     assert found.step_factor == pytest.approx(1.25, rel=1e-3)
     for name, causes in found.causes.items():
         assert abs(causes["client"]) < 1e-9
-        assert abs(causes["rest"]) < 0.01, name
+        assert abs(causes["rest"]) < 0.02, name
     assert found.causes["tpot:mean"]["step time"] > 0.2
 
 
