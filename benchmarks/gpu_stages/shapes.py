@@ -16,6 +16,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """From the published config.json of each, one GPU; linears are (n, k) as vLLM fuses them."""
 DECODE, LARGE = (1, 2, 4, 8, 16), (64, 256, 1024, 4096)
+FEW = (1, 16, 256, 4096)
+"""Rows of operators that stream them, and of adapters."""
 ATTENTION = ((1, 1024), (32, 1024), (32, 8192), (128, 2048))
 """(sequences, tokens of context each)"""
 PROMPTS = ((1, 512, 512), (1, 2048, 2048), (1, 8192, 8192), (4, 2048, 2048), (32, 64, 64), (1, 2048, 32768),

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpu_stages import Result, Session
 from gpu_stages.machine import as_device
-from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
+from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, FEW, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
 from gpu_stages.vendor import baselines
 
 
@@ -56,7 +56,7 @@ def demands(small: bool) -> list[Any]:
             found[family] = Demand(family, np.asarray(points, dtype=np.int64), np.ones(len(points)))
 
     steps: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else (*DECODE, *LARGE))]
-    few: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else (1, 16, 256, 4096))]
+    few: list[tuple[int, ...]] = [(m,) for m in ((1, 4) if small else FEW)]
     add("sampling", few if small else [(m,) for m in SAMPLED], vocabulary=1000 if small else VOCABULARY)
     for adapters, rank in ADAPTERS[: 1 if small else None]:
         n, k = (256, 256) if small else MODELS["Qwen3-8B"]["linears"]["qkv"]

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from gpu_stages import Result, Session
-from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
+from gpu_stages.shapes import ADAPTERS, ATTENTION, DECODE, FEW, LARGE, MODELS, PROMPTS, SAMPLED, VOCABULARY
 
 
 def baselines(session: Session, seconds: float) -> list[Result]:
@@ -46,7 +46,7 @@ def baselines(session: Session, seconds: float) -> list[Result]:
         jobs.append(({"what": "torch sort and draw", **shape}, partial(_sampling, device, count, vocabulary)))
     n, k = (256, 256) if small else MODELS["Qwen3-8B"]["linears"]["qkv"]
     for adapters, rank in ADAPTERS[: 1 if small else None]:
-        for count in (1, 4) if small else (1, 16, 256, 4096):
+        for count in (1, 4) if small else FEW:
             shape = {"rows": count, "adapters": adapters, "rank": rank, "inputs": k, "outputs": n}
             jobs.append(({"what": "cublas lora", **shape}, partial(_lora, device, shape)))
     for row, build in jobs:
