@@ -175,12 +175,10 @@ def space_of(
 def require_fit(space: SearchSpace, memory: Screen, hardware: HardwareSpec, model: ModelSpec) -> None:
     """Refuse, before any work, a model that no layout of the search can hold: names the nearest and what it lacks."""
     nearest: tuple[float, Candidate, Rejected] | None = None
-    batching = space.batching(
-        min(space.max_num_seqs), min(space.max_num_batched_tokens), max(space.gpu_memory_utilization), True
-    )
+    least = min(space.max_num_seqs), min(space.max_num_batched_tokens), max(space.gpu_memory_utilization), True
     for (quantization, layout), kv in product(space.structures(), space.kv_dtypes):
-        fitted = space.in_blocks(batching, kv)
-        candidate = Candidate(quantization=quantization, kv_dtype=kv, parallelism=layout, batching=fitted)
+        batching = space.batching(*least, kv)
+        candidate = Candidate(quantization=quantization, kv_dtype=kv, parallelism=layout, batching=batching)
         rejected = memory.check(candidate)
         if rejected is None:
             return

@@ -47,6 +47,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
         ordered("max_num_batched_tokens", space.max_num_batched_tokens),
         ordered("gpu_memory_utilization", space.gpu_memory_utilization),
         ordered("prefix_caching", space.prefix_caching),
+        kv_dtype,
     )
     router = space.router[choice("router", list(space.router))]
     kernels = ordered("kernels", space.kernels) if len(space.kernels) > 1 else space.kernels[0]
@@ -56,7 +57,7 @@ def build(space: SearchSpace, pick: Pick) -> Candidate:
             quantization=quantization,
             kv_dtype=kv_dtype,
             parallelism=layout.model_copy(update={"replicas": replicas}),
-            batching=space.in_blocks(batching, kv_dtype),
+            batching=batching,
             router=router,
             kernels=kernels,
             speculation=drafter,

@@ -163,14 +163,14 @@ class SearchSpace(Frozen):
                         quantization=quantization,
                         kv_dtype=kv,
                         parallelism=layout.model_copy(update={"replicas": replicas}),
-                        batching=self.in_blocks(self.batching(seqs, tokens, memory, prefix), kv),
+                        batching=self.batching(seqs, tokens, memory, prefix, kv),
                         router=router,
                         kernels=kernels,
                         speculation=drafter,
                     )
 
-    def batching(self, seqs: int, tokens: int, memory: float, prefix: bool) -> Batching:
-        return Batching(
+    def batching(self, seqs: int, tokens: int, memory: float, prefix: bool, kv: KvDtype = "bf16") -> Batching:
+        batching = Batching(
             max_num_seqs=seqs,
             max_num_batched_tokens=tokens,
             block_size=self.block_size,
@@ -178,6 +178,7 @@ class SearchSpace(Frozen):
             prefix_caching=prefix,
             max_model_len=self.max_model_len,
         )
+        return self.in_blocks(batching, kv)
 
     def in_blocks(self, batching: Batching, kv: KvDtype) -> Batching:
         """In the KV blocks that the engine's attention takes with this cache."""

@@ -237,10 +237,7 @@ class Tuner:
             smaller = self.space.canonical(with_replicas(candidate, fewer[-1]))
             memory, prefix = max(self.space.gpu_memory_utilization), candidate.batching.prefix_caching
             limits = product(self.space.max_num_seqs, self.space.max_num_batched_tokens)
-            batchings = [
-                self.space.in_blocks(self.space.batching(seqs, tokens, memory, prefix), smaller.kv_dtype)
-                for seqs, tokens in limits
-            ]
+            batchings = [self.space.batching(seqs, tokens, memory, prefix, smaller.kv_dtype) for seqs, tokens in limits]
             trials = self._run([Ask(smaller.model_copy(update={"batching": batching})) for batching in batchings])
             if not any(self.may_be_chosen(trial) for trial in trials):
                 return
