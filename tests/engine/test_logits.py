@@ -29,6 +29,8 @@ from fwopt_kernels.contract import FALLBACK, variant
 
 from .conftest import MODELS
 
+QUICK = (Path(__file__).parents[1] / "quick_interpreter.py").read_text()
+
 
 def prompts(vocabulary: int) -> list[list[int]]:
     rng = np.random.default_rng(3)
@@ -237,7 +239,7 @@ def logits_interpreted(
     settings = make_settings(folder, LIMITS, dtype="bf16", operators="triton", **options)
     found = list(steps(settings, texts, starts))
     done = subprocess.run(
-        [sys.executable, "-c", _RUN_INTERPRETED],
+        [sys.executable, "-c", QUICK + _RUN_INTERPRETED],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         input=pickle.dumps((settings, [plan for plan, _ in found])),
         capture_output=True,

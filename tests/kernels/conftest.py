@@ -24,13 +24,14 @@ import pytest
 from fwopt_kernels.correctness import differences
 
 Differences = Callable[..., list[str]]
+QUICK = (Path(__file__).parents[1] / "quick_interpreter.py").read_text()
 
 
 @pytest.fixture(scope="module")
 def interpreted() -> Iterator[Differences]:
     """`fwopt_kernels.correctness.differences` with kernels interpreted; operators by `module:attribute`."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=exec, initargs=(QUICK, {})) as pool:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRITON_INTERPRET", "1")
             assert pool.submit(os.getenv, "TRITON_INTERPRET").result() == "1"  # the worker has started
@@ -69,7 +70,7 @@ for line in sys.stdin:
 @functools.cache
 def _parent(interpret: bool) -> subprocess.Popen[str]:
     environment = {**os.environ, "TRITON_INTERPRET": str(int(interpret))}
-    command = [sys.executable, "-c", PARENT]
+    command = [sys.executable, "-c", QUICK + PARENT if interpret else PARENT]
     parent = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(parent.communicate)
     return parent
