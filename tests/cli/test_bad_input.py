@@ -80,6 +80,11 @@ FLAGS: dict[str, tuple[tuple[str, ...], str]] = {
     "another engine": (("t.jsonl", *TARGET, "--engine", "sglang"), "only vllm, llamacpp, fwopt are planned for"),
     "an engine of the future": (("t.jsonl", *TARGET, "--engine", "vllm==9.9"), "vllm 0.24 to 0.33"),
     "no trials": (("t.jsonl", *TARGET, "--trials", "0"), "see fwopt tune --help"),
+    "two values for one": (
+        ("t.jsonl", *TARGET, "--hardware", "h100:4"),
+        "Option --hardware takes one value, and is given 2 times",
+    ),
+    "two names of one flag": (("t.jsonl", *TARGET, "-m", "Qwen/Qwen3-32B"), "--model or -m takes one value"),
     "unknown flag": (("t.jsonl", *TARGET, "--fast"), "see fwopt tune --help"),
     "unknown setting": (
         ("t.jsonl", *TARGET, "--config", "bad.yaml"),
@@ -97,6 +102,20 @@ def test_a_bad_word_on_the_command_line(name: str, tmp_path: Path) -> None:
     arguments, words = FLAGS[name]
     out = () if "--resume" in arguments else ("--out", "run")
     assert words in refused("tune", *arguments, *out, cwd=tmp_path)
+
+
+def test_one_value_for_an_option_also_in_groups(tmp_path: Path) -> None:
+    line = refused("profiles", "list", "--profiles", "a", "--profiles", "b", cwd=tmp_path)
+    assert line == "fwopt: Option --profiles takes one value, and is given 2 times; see fwopt profiles list --help\n"
+    assert "takes one value" in refused("inspect", "t.jsonl", "--format=azure", "--format=openai", cwd=tmp_path)
+
+
+def test_an_option_for_a_list_and_a_switch_may_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(text())
+    again = ("--slo", "ttft:p99<2s", "--slo", "tpot:p99<50ms", "--json", "--json")
+    assert "unknown GPU" in refused(
+        "tune", "t.jsonl", "--model", "Qwen/Qwen3-8B", "--hardware", "h2:1", *again, cwd=tmp_path
+    )
 
 
 def test_an_unknown_verb_is_one_line(tmp_path: Path) -> None:

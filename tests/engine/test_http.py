@@ -252,7 +252,8 @@ def test_a_dying_engine_ends_the_server(text_model):
 def test_what_cannot_be_served_is_one_line_and_status_2(text_model, tmp_path, config, options, says):
     file = tmp_path / "candidate.yaml"
     file.write_text(yaml.safe_dump({"model": str(text_model)} | config))
-    process = ServerProcess("--config", str(file), *OPTIONS, *options)
+    named = dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=True)) | dict(zip(options[::2], options[1::2], strict=True))
+    process = ServerProcess("--config", str(file), *itertools.chain.from_iterable(named.items()))
     assert process.wait() == 2
     lines = [line for line in process.log.splitlines() if line]
     assert len(lines) == 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from fwopt import __version__
 from fwopt.errors import FwoptError
@@ -73,15 +75,32 @@ def _load(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What a malformed command line raises; typer carries its own copy of click, or imports it, by version."""
+
+
+class Command(TyperCommand):
+    """A verb. An option that takes one value stands once on its command line: of two, the last would win unseen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        left = super().parse_args(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(given)
+        for option, times in Counter(order).items():
+            if times > 1 and isinstance(option, TyperOption) and not (option.multiple or option.is_flag):
+                names = " or ".join(option.opts)
+                raise _UsageError(f"Option {names} takes one value, and is given {times} times", ctx=ctx)
+        return left
+
+
 def _register() -> None:
     for name, (target, summary) in VERBS.items():
         app.command(name, short_help=summary)(_load(target))
     for name, (target, summary) in GROUPS.items():
         app.add_typer(_load(target), name=name, short_help=summary)
-
-
-_UsageError: Any = typer.BadParameter.__base__
-"""What a malformed command line raises; typer carries its own copy of click, or imports it, by version."""
+    for verbs in (app, *(group.typer_instance for group in app.registered_groups)):
+        for verb in verbs.registered_commands if verbs is not None else ():
+            verb.cls = Command
 
 
 def _explain(error: Any) -> int:
