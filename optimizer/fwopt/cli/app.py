@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections import Counter
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -114,8 +116,22 @@ def _explain(error: Any) -> int:
     return 2
 
 
+def _unwind_on_signal() -> None:
+    """SIGTERM, and SIGHUP unless it is ignored, end the verb as an exception does: what is half written goes with it.
+    A second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
+
+
 def main() -> None:
     """Entry point: expected errors are one line on stderr and exit status 2; bugs keep their traceback."""
+    _unwind_on_signal()
     _register()
     try:
         sys.exit(app(prog_name="fwopt", standalone_mode=False) or 0)
