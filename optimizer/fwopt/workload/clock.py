@@ -8,7 +8,7 @@ from datetime import date
 NANOSECONDS = 1_000_000_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _STAMP = re.compile(
-    r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?\s*(?:(Z|UTC)|([+-])(\d\d):?(\d\d))?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z|UTC)|([+-])(\d\d)(?::?(\d\d))?)?", re.ASCII
 )
 
 
@@ -33,5 +33,5 @@ class Clock:
             return None
         seconds = self._day * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second)
         if sign:
-            seconds -= (1 if sign == "+" else -1) * (int(ahead_h) * 3600 + int(ahead_m) * 60)
+            seconds -= (1 if sign == "+" else -1) * (int(ahead_h) * 3600 + int(ahead_m or 0) * 60)
         return seconds * NANOSECONDS + (int(fraction.ljust(9, "0")) if fraction else 0)

@@ -1,10 +1,11 @@
 """Logs of OpenAI-compatible servers and gateways: one JSON object a line for each chat or text completion.
 
 The request body (`model`, `messages` or `prompt`, `max_tokens` or `max_completion_tokens`, `tools`) lies under
-`request`, under `body` or at the top; the response (`usage`, `created`, `choices`) under `response`, under
-`response.body` or at the top. Time: the first of `timestamp`, `start_time`, `created_at`, `created` at the top,
-else the response's `created`; ISO 8601 text or a number since 1970, whose size tells seconds from milli-, micro-
-and nanoseconds. Tokens come from `usage`, else from the model's own tokenizer.
+`request`, `request.body`, `body` or at the top; the response (`usage`, `created`, `choices`) under `response`,
+`response.body` or at the top; each an object, or one written as text. Time: the first of `timestamp`, `start_time`,
+`startTime`, `created_at`, `created` at the top, else the response's `created`; ISO 8601 text or a number since 1970,
+whose size tells seconds from milli-, micro- and nanoseconds. Tokens come from `usage`, from `prompt_tokens` and
+`completion_tokens` at the top (LiteLLM), else from the model's own tokenizer.
 
 No text is kept: prefixes are chained, keyed hashes, and the key is forgotten with the reading.
 """
@@ -26,15 +27,20 @@ from fwopt.workload.source import Head
 TEXT_BLOCK_BYTES = 64
 """Without a tokenizer, a prefix block is this much of the request's JSON text: about 16 tokens of English."""
 TOKEN_BLOCK = 16
-_TIMES = ("timestamp", "start_time", "created_at", "created")
+_TIMES = ("timestamp", "start_time", "startTime", "created_at", "created")
 _SESSIONS = ("session_id", "conversation_id")
 
 
 def _accepts(head: Head) -> bool:
-    def shaped(row: Any) -> bool:
-        return isinstance(row, dict) and ("messages" in row or "usage" in row or ("prompt" in row and "model" in row))
+    def shaped(row: Any, depth: int = 0) -> bool:
+        if type(row := _parsed(row)) is not dict:
+            return False
+        marks = ({"messages"}, {"usage"}, {"prompt", "model"}, {"prompt_tokens", "completion_tokens"})
+        if any(fields <= row.keys() for fields in marks):
+            return True
+        return depth < 2 and any(shaped(row.get(field), depth + 1) for field in ("request", "body", "response"))
 
-    return any(shaped(row) or any(shaped(row.get(k)) for k in ("request", "body", "response")) for row in head.objects)
+    return any(shaped(row) for row in head.objects)
 
 
 class OpenAiRows(JsonRows):
@@ -56,9 +62,10 @@ class OpenAiRows(JsonRows):
 
     def row(self, line: bytes) -> None:
         row = self.parse(line)
-        request = _object(row, "request") or _object(row, "body") or row
-        response = _object(row, "response") or row
-        response = _object(response, "body") or response
+        request = self._object(row, "request") or row
+        request = self._object(request, "body") or request
+        response = self._object(row, "response") or row
+        response = self._object(response, "body") or response
         if (request.get("n") or 1) != 1:
             self.builder.bad("n", "must be 1: a request that samples several answers is not modelled", request["n"])
         tools = request.get("tools")
@@ -75,7 +82,7 @@ class OpenAiRows(JsonRows):
             output,
             max_tokens=request.get("max_tokens") if limit is None else limit,
             blocks=blocks,
-            session=_first(_SESSIONS, row, request, _object(request, "metadata") or {}),
+            session=_first(_SESSIONS, row, request, self._object(request, "metadata") or {}),
             model=_first(("model",), request, response),
             tools=len(tools) if tools else 0,
         )
@@ -86,8 +93,10 @@ class OpenAiRows(JsonRows):
 
     def _tokens(self, row: dict[str, Any], response: dict[str, Any], ids: list[int] | None) -> tuple[Any, Any, bool]:
         """(prompt tokens, output tokens, counted here)."""
-        usage = response.get("usage") or row.get("usage")
-        if isinstance(usage, dict):
+        usage = self._object(response, "usage") or self._object(row, "usage")
+        if usage is None and "completion_tokens" in row:
+            usage = row
+        if usage is not None:
             return usage.get("prompt_tokens"), usage.get("completion_tokens"), False
         if self._tokenizer is None or ids is None:
             rule = "must hold prompt_tokens and completion_tokens; without it, give --model FOLDER with tokenizer.json"
@@ -104,14 +113,16 @@ class OpenAiRows(JsonRows):
             scale = next(s for limit, s in ((1e11, 10**9), (1e14, 10**6), (1e17, 1000), (1e309, 1)) if value < limit)
             ticks = value * scale if isinstance(value, int) else round(value * scale)
         if ticks is None:
-            rule = "must be ISO 8601 text or a number since 1970 (timestamp, start_time, created_at or created)"
+            rule = (
+                "must be ISO 8601 text or a number since 1970 (timestamp, start_time, startTime, created_at or created)"
+            )
             self.builder.bad("arrival_s", rule, "absent" if value is None else value)
         return ticks
 
     def _text(self, request: dict[str, Any]) -> bytes:
         """The prompt as bytes in which equal beginnings of conversations are equal; empty when it was not logged."""
         messages = request.get("messages")
-        if messages is not None:
+        if messages is not None and messages != {}:
             if type(messages) is not list or any(type(m) is not dict for m in messages):
                 self.builder.bad("messages", "must be a list of objects", type(messages).__name__)
             parts = [request.get("tools") or [], *messages]
@@ -131,6 +142,14 @@ class OpenAiRows(JsonRows):
             return None
         whole = range(0, len(text) - TEXT_BLOCK_BYTES + 1, TEXT_BLOCK_BYTES)
         return self._chain([text[at : at + TEXT_BLOCK_BYTES] for at in whole])[: max(prompt, 0)]
+
+    def _object(self, row: dict[str, Any], field: str) -> dict[str, Any] | None:
+        """The field's object, also where it is written as text; None where it holds none."""
+        value = row.get(field)
+        parsed = _parsed(value)
+        if parsed is None and value is not None:
+            self.builder.bad(field, "must be JSON where it begins with {", "broken JSON")
+        return parsed if type(parsed) is dict and parsed else None
 
     def _token_blocks(self, ids: list[int], prompt: Any) -> list[int]:
         whole = range(0, min(len(ids), prompt if type(prompt) is int else 0) - TOKEN_BLOCK + 1, TOKEN_BLOCK)
@@ -160,9 +179,14 @@ class OpenAiRows(JsonRows):
         return tuple(notes)
 
 
-def _object(row: dict[str, Any], field: str) -> dict[str, Any] | None:
-    value = row.get(field)
-    return value if type(value) is dict else None
+def _parsed(value: Any) -> Any:
+    """A value, or what it says where it is the text of a JSON object; None where that text is broken."""
+    if type(value) is not str or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _first(fields: tuple[str, ...], *rows: dict[str, Any]) -> Any:
