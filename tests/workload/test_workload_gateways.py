@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fwopt.errors import TraceError
-from fwopt.workload import read
+from fwopt.workload import read, statistics
 from fwopt.workload.clock import Clock
 
 USAGE = {"prompt_tokens": 120, "completion_tokens": 30}
@@ -99,3 +99,26 @@ def test_a_body_that_was_cut_is_no_request_without_a_prompt(field: str, tmp_path
     row = {"timestamp": 1e9, "request": json.dumps(BODY), "response": json.dumps({"usage": USAGE})}
     with pytest.raises(TraceError, match=f"{field}: must be JSON where it begins with {{, got 'broken JSON'"):
         read(written(tmp_path, row | {field: row[field][:-5]}), format="openai")
+
+
+def test_text_that_is_not_the_prompt_tells_no_prefix(tmp_path: Path) -> None:
+    """Redacted messages beside whole tools: 50 prompts of thousands of tokens seemed to share all but their number."""
+    tools = [{"type": "function", "function": {"name": f"f{i}", "description": "does this " * 10}} for i in range(12)]
+    rows: list[dict[str, Any]] = [
+        {
+            "timestamp": 1e9 + at,
+            "messages": [{"role": "user", "content": "redacted-by-litellm"}],
+            "tools": tools,
+            "usage": {"prompt_tokens": 3000 + 100 * at, "completion_tokens": 30},
+        }
+        for at in range(50)
+    ]
+    found = read(written(tmp_path, *rows))
+    assert statistics(found.workload).prefix is None
+    assert any("bytes of text (redacted, cut, images): 50;" in note for note in found.notes)
+    whole = {"timestamp": 2e9, **BODY, "usage": USAGE}
+    found = read(written(tmp_path, *rows, whole, whole))
+    prefix = statistics(found.workload).prefix
+    assert prefix is not None
+    assert prefix.informed_share == pytest.approx(2 / 52)
+    assert 0 < prefix.hit_share < 120 / found.workload.prompt_tokens.sum()

@@ -27,6 +27,9 @@ from fwopt.workload.source import Head
 TEXT_BLOCK_BYTES = 64
 """Without a tokenizer, a prefix block is this much of the request's JSON text: about 16 tokens of English."""
 TOKEN_BLOCK = 16
+_TEMPLATE_TOKENS = 256
+"""A chat template adds fewer. A prompt of more tokens than its text has bytes, and these, was not logged whole: it was
+redacted or cut, or holds images. What is left of the text says nothing of the prefix."""
 _TIMES = ("timestamp", "start_time", "startTime", "created_at", "created")
 _SESSIONS = ("session_id", "conversation_id")
 
@@ -53,7 +56,7 @@ class OpenAiRows(JsonRows):
         self._tokenizer = ChatTokenizer(options.model) if options.model else None
         self.builder.block_tokens = TOKEN_BLOCK if self._tokenizer else 1
         self._key, self._clock = os.urandom(32), Clock()
-        self._text_bytes = self._text_tokens = self._counted = 0
+        self._text_bytes = self._text_tokens = self._counted = self._in_part = 0
 
     def parse(self, line: bytes) -> dict[str, Any]:
         row = super().parse(line)
@@ -74,6 +77,8 @@ class OpenAiRows(JsonRows):
         text = self._text(request)
         ids = self._tokenizer.prompt(request, self.builder) if self._tokenizer and text else None
         prompt, output, counted = self._tokens(row, response, ids)
+        in_part = bool(text) and ids is None and type(prompt) is int and prompt > len(text) + _TEMPLATE_TOKENS
+        text = b"" if in_part else text
         blocks = self._token_blocks(ids, prompt) if ids is not None else self._text_blocks(text, prompt)
         limit = request.get("max_completion_tokens")
         self.builder.add(
@@ -87,6 +92,7 @@ class OpenAiRows(JsonRows):
             tools=len(tools) if tools else 0,
         )
         self._counted += counted
+        self._in_part += in_part
         if text and ids is None:
             self._text_bytes += len(text)
             self._text_tokens += prompt
@@ -168,6 +174,11 @@ class OpenAiRows(JsonRows):
             notes.append(f"sorted by time; lines dated before an earlier one: {self.builder.out_of_order}")
         if self._counted:
             notes.append(f"requests without usage, counted with the tokenizer given: {self._counted}")
+        if self._in_part:
+            notes.append(
+                f"requests with more prompt tokens than bytes of text (redacted, cut, images): {self._in_part}; "
+                "their prefixes are not known"
+            )
         if self._tokenizer is None:
             tokens = round(TEXT_BLOCK_BYTES * self._text_tokens / self._text_bytes) if self._text_bytes else 0
             self.builder.set_block_tokens(max(tokens, 1) if self._text_bytes else 0)
