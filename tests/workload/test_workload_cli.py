@@ -63,6 +63,13 @@ def test_inspect_reports_what_it_left_out(tmp_path: Path) -> None:
     assert "2 requests" in text
 
 
+@pytest.mark.parametrize("verb", ["inspect", "convert"])
+def test_a_tokenizer_for_a_trace_of_counts_is_refused(verb: str, tmp_path: Path) -> None:
+    target = [tmp_path / "out.jsonl"] if verb == "convert" else []
+    with pytest.raises(InputError, match=r"--model folder: counts the tokens of OpenAI logs, .* of format mooncake"):
+        run(verb, MOONCAKE, *target, "--model", "folder")
+
+
 def test_convert_writes_once_and_says_what(tmp_path: Path) -> None:
     out = tmp_path / "own.jsonl.zst"
     result = run("convert", MOONCAKE, out)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fwopt.errors import TraceError
+from fwopt.errors import InputError, TraceError
 from fwopt.workload.columns import Workload
 from fwopt.workload.formats.base import Options, Rows
 from fwopt.workload.registry import detect, load
@@ -51,7 +51,12 @@ def read(path: Path, *, format: str | None = None, skip_bad: bool = False, model
     """
     source = Source(path)
     name = format or detect(source.head, source.file)
-    rows = load(name).rows(source.file, source.head, Options(model))
+    form = load(name)
+    if model is not None and not form.counts_tokens:
+        raise InputError(
+            f"--model {model}: counts the tokens of OpenAI logs, and {path} is of format {name}; leave it out"
+        )
+    rows = form.rows(source.file, source.head, Options(model))
     skipped = _Skipped()
     rows.builder.skip = skipped.add if skip_bad else None
     lines, torn = _consume(source, rows)

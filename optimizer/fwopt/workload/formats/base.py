@@ -51,6 +51,8 @@ class TraceFormat:
     """Whether a file's first lines are of this format; a file that two formats accept needs --format."""
     rows: Callable[[str, Head, Options], Rows]
     """Called with the file's name, its head and the user's options."""
+    counts_tokens: bool = False
+    """Whether `Options.model` has a use."""
 
 
 class JsonRows:

@@ -217,4 +217,6 @@ def _compact(part: Any) -> Any:
     return {**part, "content": pieces}
 
 
-FORMAT = TraceFormat("OpenAI chat/completions log, JSONL (messages or prompt, usage, created)", _accepts, OpenAiRows)
+FORMAT = TraceFormat(
+    "OpenAI chat/completions log, JSONL (messages or prompt, usage, created)", _accepts, OpenAiRows, counts_tokens=True
+)
