@@ -122,3 +122,11 @@ def test_text_that_is_not_the_prompt_tells_no_prefix(tmp_path: Path) -> None:
     assert prefix is not None
     assert prefix.informed_share == pytest.approx(2 / 52)
     assert 0 < prefix.hit_share < 120 / found.workload.prompt_tokens.sum()
+
+
+def test_tokens_are_counted_by_a_command_that_takes_a_tokenizer(tmp_path: Path) -> None:
+    """`fwopt tune --model` names the model to plan for: told to give it, a user who had given it was at a loss."""
+    with pytest.raises(TraceError, match=r"usage: must hold .*; `fwopt convert` counts them, by --model FOLDER"):
+        read(written(tmp_path, {"timestamp": 1e9, **BODY}))
+    rows = ({"timestamp": at, **BODY, "usage": USAGE} for at in (1e9, 1e9 + 1))
+    assert "`fwopt convert` makes them exact, by --model FOLDER" in read(written(tmp_path, *rows)).notes[-1]

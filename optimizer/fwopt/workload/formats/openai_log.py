@@ -105,7 +105,7 @@ class OpenAiRows(JsonRows):
         if usage is not None:
             return usage.get("prompt_tokens"), usage.get("completion_tokens"), False
         if self._tokenizer is None or ids is None:
-            rule = "must hold prompt_tokens and completion_tokens; without it, give --model FOLDER with tokenizer.json"
+            rule = "must hold prompt_tokens and completion_tokens; `fwopt convert` counts them, by --model FOLDER"
             self.builder.bad("usage", rule, "absent")
         return len(ids), self._tokenizer.output(response, self.builder), True
 
@@ -185,7 +185,7 @@ class OpenAiRows(JsonRows):
             if self._text_bytes:
                 notes.append(
                     f"prefix blocks are {TEXT_BLOCK_BYTES} bytes of text, {max(tokens, 1)} tokens on average here: "
-                    "shares are estimates; --model FOLDER with tokenizer.json makes them exact"
+                    "shares are estimates; `fwopt convert` makes them exact, by --model FOLDER with tokenizer.json"
                 )
         return tuple(notes)
 
