@@ -10,6 +10,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def plain(text: str) -> str:
+    """A name from outside on one line: control characters, ANSI escapes among them, become `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class FwoptError(Exception):
     """Base of every expected error; `str(error)` is the single line shown to the user."""
 

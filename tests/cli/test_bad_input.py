@@ -118,6 +118,27 @@ def test_an_option_for_a_list_and_a_switch_may_be_repeated(tmp_path: Path) -> No
     )
 
 
+EVIL = "Qwen/\x1b[31mX\x1b]0;title\x07\nfwopt: all is well"
+
+
+def test_names_from_a_trace_reach_no_terminal_raw(tmp_path: Path) -> None:
+    header = json.dumps({"schema_version": 1, "name": EVIL}).encode() + b"\n"
+    (tmp_path / "one.jsonl").write_bytes(header + text({"model": EVIL}))
+    (tmp_path / "two.jsonl").write_bytes(header + text({"model": EVIL}, {"model": "Qwen/Qwen3-8B"}))
+    for trace in ("one.jsonl", "two.jsonl"):
+        assert "?[31mX" in refused("tune", trace, "--hardware", "h200:1", cwd=tmp_path)
+        done = fwopt("inspect", trace, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "?[31mX" in done.stdout
+        assert all(line.isprintable() for line in done.stdout.splitlines())
+    assert "no?[31mfile is well: no such trace" in refused("inspect", "no\x1b[31mfile\nis well", cwd=tmp_path)
+
+
+def test_names_of_a_config_reach_no_terminal_raw(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [EVIL]}))
+    assert "?[31mX" in refused("models", "config.json", cwd=tmp_path)
+
+
 def test_an_unknown_verb_is_one_line(tmp_path: Path) -> None:
     assert "tune" in refused("tunee", cwd=tmp_path)
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from fwopt import __version__
-from fwopt.errors import FwoptError
+from fwopt.errors import FwoptError, plain
 
 VERBS: dict[str, tuple[str, str]] = {
     "tune": ("fwopt.cli.tune:tune", "Find the best deployment for a recorded trace."),
@@ -110,7 +110,7 @@ def _explain(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return 2
-    text = " ".join(error.format_message().split()).replace("Input should be", "must be").rstrip(".")
+    text = plain(" ".join(error.format_message().split())).replace("Input should be", "must be").rstrip(".")
     where = error.ctx.command_path if error.ctx is not None else "fwopt"
     print(f"fwopt: {text}; see {where} --help", file=sys.stderr)
     return 2
@@ -136,7 +136,7 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="fwopt", standalone_mode=False) or 0)
     except FwoptError as error:
-        print(f"fwopt: {error}", file=sys.stderr)
+        print(f"fwopt: {plain(' '.join(str(error).splitlines()))}", file=sys.stderr)
         sys.exit(2)
     except _UsageError as error:
         sys.exit(_explain(error))

@@ -91,18 +91,24 @@ def _emit(rows: list[dict[str, Any]], columns: list[str], as_json: bool, detail:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from fwopt.errors import plain
+
+    def cell(key: str, value: Any) -> Text:
+        return Text(plain(_shown(key, value)))
 
     table = Table(box=None, show_header=not detail, header_style="bold", pad_edge=False)
     if detail:
         for key, value in rows[0].items():
-            table.add_row(_HEADINGS.get(key, key.replace("_", " ")), _shown(key, value))
+            table.add_row(_HEADINGS.get(key, key.replace("_", " ")), cell(key, value))
     else:
         for column in columns:
             numeric = not isinstance(rows[0][column], str)
             heading = _HEADINGS.get(column, column.replace("_", " "))
             table.add_column(heading, justify="right" if numeric else "left", no_wrap=column != "dates")
         for row in rows:
-            table.add_row(*(_shown(column, row[column]) for column in columns))
+            table.add_row(*(cell(column, row[column]) for column in columns))
     Console().print(table)
 
 

@@ -36,6 +36,7 @@ def convert(
 
     Example: fwopt convert trace.csv.gz small.jsonl --requests 0:1000 --cut-context 2048 --rate-scale 0.25
     """
+    from fwopt.errors import plain
     from fwopt.workload.reading import read
     from fwopt.workload.writing import check_target, write_own
 
@@ -44,9 +45,10 @@ def convert(
     workload = _changed(found.workload, requests, cut_context, rate_scale)
     write_own(workload, out, force=force)
     for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(f"note: {plain(note)}", err=True)
     if found.skipped_count:
-        typer.echo(f"left out {found.skipped_count:,} of {found.lines:,} lines, first: {found.skipped[0]}", err=True)
+        first = plain(str(found.skipped[0]))
+        typer.echo(f"left out {found.skipped_count:,} of {found.lines:,} lines, first: {first}", err=True)
     typer.echo(f"{out}: {len(workload):,} requests from {found.format}, digest {workload.digest}")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fwopt.cli import options as o
-from fwopt.errors import InputError
+from fwopt.errors import InputError, plain
 
 if TYPE_CHECKING:
     from fwopt.cli.what_if import WhatIf
@@ -229,10 +229,11 @@ def _report(case: WhatIf, result: SimResult, found: Outcome, notes: list[str], p
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     timed = report["timed_on"]
-    title = f"{report['model']}, {report['candidate']}: kernels on {timed['name']}, Triton {timed['triton']}"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    title = f"{plain(report['model'])}, {report['candidate']}: kernels on {timed['name']}, Triton {timed['triton']}"
+    table = Table(box=None, pad_edge=False, title=Text(title), title_justify="left")
     table.add_column("operator", no_wrap=True)
     for column in ("at", "calls a step", "default us", "best us"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -264,7 +265,7 @@ def _print(report: dict[str, Any]) -> None:
         for refusal in family["rejected"]:
             typer.echo(f"{name} {refusal['variant']}: {refusal['reason']}")
     for note in report["notes"]:
-        typer.echo(f"note: {note}")
+        typer.echo(f"note: {plain(note)}")
     if report["profile"]:
         typer.echo(f"kept in {report['profile']}")
 

@@ -136,14 +136,17 @@ def as_json(found: Sequence[Measured]) -> str:
 
 def show(found: Sequence[Measured]) -> None:
     from rich.console import Console
+    from rich.text import Text
+
+    from fwopt.errors import plain
 
     console = Console(highlight=False)
     for m in found:
-        console.print(f"[bold]{m.name}[/]  {m.candidate.label}")
+        console.print(Text.assemble((plain(m.name), "bold"), f"  {m.candidate.label}"))
         for line in _lines(m):
-            console.print(f"  {line}")
+            console.print(Text(f"  {line}"))
     for note in found[0].notes:
-        console.print(f"[dim]- {note}[/]")
+        console.print(Text(f"- {plain(note)}", "dim"))
 
 
 def _lines(m: Measured) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fwopt.errors import plain
 from fwopt.report.evals import points, sentence
 from fwopt.report.tables import aligned
 from fwopt.spec.ab import AbResult, LatencyFigure
@@ -48,7 +49,7 @@ def markdown(found: AbResult) -> str:
 
 def _who(served: Served) -> str:
     engine = f" ({served.engine}{f' {served.version}' if served.version else ''})" if served.engine else ""
-    return f"{served.model} at {served.url}{engine}"
+    return plain(f"{served.model} at {served.url}{engine}")
 
 
 def _latency_row(figure: LatencyFigure) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fwopt.errors import plain
 from fwopt.report.tables import aligned
 from fwopt.spec.evals import EvalComparison, EvalsHeader, Graded, Paired
 
@@ -16,7 +17,7 @@ def points(share: float) -> str:
 def who(header: EvalsHeader) -> str:
     served = header.served
     engine = f" ({served.engine}{f' {served.version}' if served.version else ''})" if served.engine else ""
-    return f"{header.scheme + ': ' if header.scheme else ''}{served.model} at {served.url}{engine}"
+    return plain(f"{header.scheme + ': ' if header.scheme else ''}{served.model} at {served.url}{engine}")
 
 
 def render_answers(header: EvalsHeader, graded: dict[str, Graded], path: str) -> str:
@@ -30,13 +31,15 @@ def render_answers(header: EvalsHeader, graded: dict[str, Graded], path: str) ->
     ]
     errors = [answer for answer in found if answer.error is not None]
     if errors:
-        lines.append(f"{len(errors)} items were answered with an error and count as wrong: {errors[0].error}")
+        lines.append(
+            f"{len(errors)} items were answered with an error and count as wrong: {plain(errors[0].error or '')}"
+        )
     return "\n".join([*lines, path])
 
 
 def _missed(found: list[Graded]) -> list[str]:
     missed = [answer for answer in found if answer.score < 1 and answer.error is None]
-    lines = [f"  item {answer.id}: {answer.why or f'score {answer.score:g}'}" for answer in missed[:_SHOWN]]
+    lines = [plain(f"  item {answer.id}: {answer.why or f'score {answer.score:g}'}") for answer in missed[:_SHOWN]]
     more = len(missed) - len(lines)
     return [*lines, f"  and {more} more, in the file"] if more > 0 else lines
 
@@ -78,6 +81,6 @@ _HEAD = ("", "items", "reference", "this", "difference", "95 % interval", "only 
 def _row(name: str, found: Paired) -> tuple[str, ...]:
     difference = found.difference
     return (
-        name, str(found.items), f"{found.reference:.1%}", f"{found.score:.1%}", points(difference.value),
+        plain(name), str(found.items), f"{found.reference:.1%}", f"{found.score:.1%}", points(difference.value),
         f"{points(difference.low)} to {points(difference.high)}", str(found.only_reference), str(found.only_this),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from fwopt.errors import plain as plain
 from fwopt.spec.hardware import HardwareSpec
 from fwopt.spec.objective import GoalMetric, LatencyMetric, Slo, format_statistic
 from fwopt.spec.outcome import Distribution
@@ -17,11 +18,6 @@ NONE = "-"
 """A value that does not exist here, for example a cost without a price."""
 
 _GIB = 1024.0**3
-
-
-def plain(text: str) -> str:
-    """A name from outside on one line: control characters, ANSI escapes among them, become `?`."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -65,8 +65,8 @@ def render(replay: Replay, slos: Sequence[Slo], notes: Sequence[str]) -> Rendera
         Text(f"{'kept  ' if s.met else 'MISSED'} {s.slo}: {f.seconds(s.value_s)}", "green" if s.met else "red")
         for s in limits
     ]
-    said = [Text(line) for line in _lines(replay, metrics)]
-    return Group(head, verdict, *problems, *kept, table, *said, *(Text(f"note: {n}", "dim") for n in notes))
+    said = [Text(f.plain(line)) for line in _lines(replay, metrics)]
+    return Group(head, verdict, *problems, *kept, table, *said, *(Text(f"note: {f.plain(n)}", "dim") for n in notes))
 
 
 def _style(invalidates: bool) -> str:
@@ -87,7 +87,7 @@ def _lines(replay: Replay, metrics: Metrics) -> list[str]:
     length = "output length forced" if header.forced else "output length not forced"
     lines += [
         f"sent {describe(header.load)}; {_lag(replay.send_lag)} late; clock read {_lag(replay.end.clock_lag)} late",
-        f"cache {header.cache.how}; salt '{f.plain(header.cache.salt)}'",
+        f"cache {header.cache.how}; salt '{header.cache.salt}'",
         f"prompts of {header.vocabulary} as {header.prompt_form}; {length}",
     ]
     return lines

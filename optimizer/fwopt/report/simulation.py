@@ -54,7 +54,9 @@ def render(candidate: Candidate, result: SimResult, evaluation: Evaluation, note
         Text(f"{'kept  ' if s.met else 'MISSED'} {s.slo}: {f.seconds(s.value_s)}", "green" if s.met else "red")
         for s in evaluation.slos
     ]
-    return Group(head, *limits, table, *(Text(line) for line in lines), *(Text(f"note: {n}", "dim") for n in notes))
+    return Group(
+        head, *limits, table, *(Text(line) for line in lines), *(Text(f"note: {f.plain(n)}", "dim") for n in notes)
+    )
 
 
 def _share(part: int, whole: int) -> str:

@@ -101,7 +101,10 @@ def render(found: Verification) -> RenderableType:
         table.add_row(row.name, *row.cells)
     state = Text("valid", "green") if found.valid else Text("INVALID: nothing may be concluded", "bold red")
     return Group(
-        state, *(Text(line) for line in heading(found)), table, *(Text(f"- {p}", "yellow") for p in found.problems)
+        state,
+        *(Text(f.plain(line)) for line in heading(found)),
+        table,
+        *(Text(f"- {f.plain(p)}", "yellow") for p in found.problems),
     )
 
 

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fwopt.errors import plain
 from fwopt.score.run import METRICS
 
 
@@ -44,4 +45,4 @@ def _row(table: Table, name: str, group: dict[str, Any]) -> None:
         shown = f"{found['median_abs']:.1%} / {found['mean_abs']:.1%}, {found['bias']:+.1%}" if found else "-"
         inside = found["inside_interval"] if found else None
         cells.append(shown + (f", {inside:.0%}" if inside is not None else ""))
-    table.add_row(name, str(group["rows"]), *cells)
+    table.add_row(Text(plain(name)), str(group["rows"]), *cells)

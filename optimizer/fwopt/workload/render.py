@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fwopt.errors import plain
 from fwopt.workload.arrivals import Peak
 from fwopt.workload.inspection import Inspection
 from fwopt.workload.summary import Lengths, NameShare, Statistics
@@ -31,7 +31,7 @@ def render(found: Inspection) -> RenderableType:
 
 def _title(s: Statistics) -> Text:
     text = Text()
-    text.append(s.name, style="bold")
+    text.append(plain(s.name), style="bold")
     text.append(f"  {s.source_format}", style="cyan")
     return text.append(f"  {s.requests:,} request{'s'[: s.requests != 1]} in {duration(s.duration_s)}")
 
@@ -102,7 +102,7 @@ def _facts(s: Statistics) -> RenderableType:
     table.add_row("Clock", clock)
     table.add_row("Digest", s.digest)
     if len(s.models) == 1:
-        table.add_row("Model", escape(s.models[0].name or ""))
+        table.add_row("Model", Text(plain(s.models[0].name or "")))
     return table
 
 
@@ -110,7 +110,7 @@ def _names(what: str, shares: tuple[NameShare, ...]) -> RenderableType:
     table = _table(what.capitalize(), "requests", "prompt tokens", "output tokens")
     for share in shares[:_SHOWN_NAMES]:
         cells = (f"{v:,}" for v in (share.requests, share.prompt_tokens, share.output_tokens))
-        table.add_row(escape(share.name) if share.name else "none named", *cells)
+        table.add_row(Text(plain(share.name)) if share.name else "none named", *cells)
     if len(shares) > _SHOWN_NAMES:
         table.add_row(f"and {len(shares) - _SHOWN_NAMES} more", f"{sum(x.requests for x in shares[_SHOWN_NAMES:]):,}")
     return table
@@ -118,11 +118,11 @@ def _names(what: str, shares: tuple[NameShare, ...]) -> RenderableType:
 
 def _said(found: Inspection) -> list[RenderableType]:
     lines = [Text(f"! {remark}", style="yellow") for remark in found.remarks]
-    lines += [Text(f"- {note}", style="dim") for note in found.notes]
+    lines += [Text(f"- {plain(note)}", style="dim") for note in found.notes]
     if found.skipped_count:
         lines.append(Text(f"! left out {found.skipped_count:,} bad of {found.lines:,} lines:", style="bold red"))
-        lines += [Text(f"    {count:,} x {rule}", style="red") for rule, count in found.skipped_by_rule.items()]
-        lines += [Text(f"    {error}", style="dim") for error in found.skipped_first[:3]]
+        lines += [Text(f"    {count:,} x {plain(rule)}", style="red") for rule, count in found.skipped_by_rule.items()]
+        lines += [Text(f"    {plain(error)}", style="dim") for error in found.skipped_first[:3]]
     return [Text(), *lines] if lines else []
 
 
