@@ -177,6 +177,7 @@ def test_the_checkpoint_decides_the_kv_dtype_that_is_left_open(make_plan, tmp_pa
         ("quantization: bitsandbytes\n", "quantization: 'bitsandbytes' has no cost model"),
         ("max-num-seq: 4\n", "max-num-seq: abbreviates max-num-seqs"),
         ("# fwopt: replicas=none\nmodel: m\n", "replicas: must be a whole number"),
+        ("# fwopt: replicas=2\nmodel: m\n# fwopt: replicas=4\n", "'# fwopt: replicas=' says 2 and 4"),
         ("# fwopt: router=random\nmodel: m\n", "router: must be"),
         ("# fwopt: colour=red\nmodel: m\n", "must be one of replicas"),
         ("# fwopt: weights=int8\nquantization: fp8\n", "contradicts"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fwopt.cli.serving import read_config
 from fwopt.engine.records import read_header, read_records
+from fwopt.errors import InputError
 
 from .serving import Client, ServerProcess, alive
 
@@ -234,6 +237,20 @@ def test_a_dying_engine_ends_the_server(text_model):
     assert process.wait() == 1
     assert "the engine process died" in process.log
     process.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"batching: {max_num_seqs: 4, max_num_seqs: 8}\n", "key 'max_num_seqs' is given twice"),
+        (b"model: caf\xe9\n", "must be YAML: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_config_that_says_no_one_thing(tmp_path, content, words):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_config(file)
 
 
 @pytest.mark.parametrize(

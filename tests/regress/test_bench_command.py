@@ -160,6 +160,7 @@ def test_baselines_are_kept_promoted_and_held_against(tmp_path: Path) -> None:
 BAD = {
     "no such suite": ("absent.yaml", None, "cannot be read"),
     "not YAML": ("s.yaml", "name: [", "is not YAML"),
+    "a key given twice": ("s.yaml", "name: a\nbenches: []\nname: b", "key 'name' is given twice"),
     "an unknown kind": ("s.yaml", "name: a\nbenches: [{name: b, kind: magic}]", "kind"),
     "two of one name": (
         "s.yaml",

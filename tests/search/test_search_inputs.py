@@ -112,6 +112,18 @@ def test_broken_yaml_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_key_given_twice_is_an_error(tmp_path):
+    (tmp_path / "bad.yaml").write_text("model: m\nhardware: h100:1\nhardware: h200:8\n")
+    with pytest.raises(
+        InputError, match=r"bad\.yaml: is not YAML: key 'hardware' is given twice in .* line 3"
+    ) as error:
+        load_settings(tmp_path / "bad.yaml")
+    assert "\n" not in str(error.value)
+    (tmp_path / "bad.yaml").write_text("objective: {slos: ['ttft:p99<2s'], slos: []}\n")
+    with pytest.raises(InputError, match="key 'slos' is given twice"):
+        load_settings(tmp_path / "bad.yaml")
+
+
 def test_engines():
     assert parse_engine("vllm==0.30.1").version == "0.30.1"
     with pytest.raises(InputError, match="vllm==0"):

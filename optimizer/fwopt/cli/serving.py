@@ -19,6 +19,7 @@ from fwopt.engine.settings import DeviceKind, DType, LoadFormat, Operators, Sett
 from fwopt.errors import FwoptError, InputError
 from fwopt.perf.capture import capture_sizes
 from fwopt.spec.candidate import Candidate
+from fwopt.spec.strict_yaml import Loader
 from fwopt.targets.models import find_config
 from fwopt_kernels.choice import Choice
 
@@ -113,10 +114,10 @@ def read_config(file: Path | None) -> tuple[Candidate, str | None]:
     if file is None:
         return Candidate(), None
     try:
-        values: Any = yaml.safe_load(file.read_text())
+        values: Any = yaml.load(file.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise InputError(f"--config {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {file}: must be YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"--config {file}: must be a mapping of a candidate's fields, got {type(values).__name__}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from fwopt.errors import InputError
+from fwopt.spec.strict_yaml import Loader
 
 MAX_BYTES = 1 << 20
 """No engine configuration is larger; a trace or a checkpoint named by mistake is refused before it is parsed."""
@@ -59,7 +59,10 @@ class Settings:
 def load(path: Path) -> Settings:
     """Read a file of either kind; the kind follows from the ending, or from the text where that says nothing."""
     text = _text(path)
-    settings = Settings(str(path), directives=dict(_DIRECTIVE.findall(text)))
+    settings = Settings(str(path))
+    for key, value in _DIRECTIVE.findall(text):
+        if settings.directives.setdefault(key, value) != value:
+            raise InputError(f"{path}: '# fwopt: {key}=' says {settings.directives[key]} and {value}; keep one of them")
     if path.suffix in (".yaml", ".yml"):
         _from_yaml(settings, text)
     elif re.search(r"\bvllm\b[^\n]*\bserve\b|vllm\.entrypoints", text):
@@ -92,17 +95,11 @@ def _text(path: Path) -> str:
     return text
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error: vLLM would take the last one without a word."""
+class _Loader(Loader):
+    """To vLLM, dashes and underscores are one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True)).replace("_", "-")
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def spelled(self, key: Any) -> str:
+        return str(key).replace("_", "-")
 
 
 def _from_yaml(settings: Settings, text: str) -> None:

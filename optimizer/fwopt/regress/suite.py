@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from fwopt.errors import InputError
 from fwopt.spec.base import content_hash
 from fwopt.spec.bench import Bench, Metric, Suite
+from fwopt.spec.strict_yaml import Loader
 
 _LATENCIES = (
     Metric(series="ttft", statistic="p50"),
@@ -32,7 +33,7 @@ DEFAULT_METRICS: dict[str, tuple[Metric, ...]] = {
 def load_suite(path: Path) -> Suite:
     """Paths in it are taken from its own folder."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; name a SUITE.yaml or a run folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

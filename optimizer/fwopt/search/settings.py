@@ -98,12 +98,14 @@ def load_settings(path: Path | None) -> Settings:
     """The named file, or `fwopt.yaml` of the working directory if there is one."""
     import yaml
 
+    from fwopt.spec.strict_yaml import Loader
+
     if path is None:
         path = Path(FILE)
         if not path.exists():
             return Settings()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
