@@ -13,6 +13,7 @@ from fwopt.deploy.vllm_config import read
 from fwopt.errors import InputError
 from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Int8, Mxfp4, Parallelism, outside_experts
 from fwopt.spec.engine import EngineSpec
+from fwopt.targets import load_model
 
 _STORED = {"fp8": {"tensor": "fp8_tensor", "block": "fp8_block"}, "mxfp4": "mxfp4"}
 _small = st.integers(1, 16)
@@ -153,6 +154,21 @@ def test_the_checkpoint_decides_the_kv_dtype_that_is_left_open(make_plan, tmp_pa
     for text, of_plain, of_asking in (("", "bf16", "fp8"), ("auto", "bf16", "fp8"), ("bfloat16",) + ("bf16",) * 2):
         found = _read(tmp_path, f"model: m\nkv-cache-dtype: {text}\n" if text else "model: m\n")
         assert (found.for_model(plain).kv_dtype, found.for_model(asking).kv_dtype) == (of_plain, of_asking)
+
+
+def test_latent_attention_over_an_fp8_cache_takes_blocks_of_64(tmp_path):
+    """FlashMLA's only size, which vLLM takes where none is stated; a stated one is a constraint."""
+    model = load_model("deepseek-ai/DeepSeek-V3")
+    asking = model.model_copy(update={"checkpoint_kv_dtype": "fp8"})
+    fp8 = "kv-cache-dtype: fp8\n"
+    for text, spec, block in (
+        (fp8, model, 64),
+        (fp8 + "block-size: 16\n", model, 16),
+        ("", model, 16),
+        ("", asking, 64),
+        (fp8, load_model("Qwen/Qwen3-8B"), 16),
+    ):
+        assert _read(tmp_path, f"model: m\n{text}").for_model(spec).batching.block_size == block
 
 
 @pytest.mark.parametrize(

@@ -27,3 +27,13 @@ def test_vllm_keeps_the_cache_as_the_checkpoint_asks(asked, engine, overrides, k
     baseline = default_baseline(space, model, hardware.device, fits, engine)
     assert baseline is not None
     assert baseline.kv_dtype == kv_dtype
+
+
+@pytest.mark.parametrize(("asked", "block"), [(None, 16), ("fp8", 64)])
+def test_latent_attention_over_an_fp8_cache_takes_blocks_of_64(asked, block):
+    model = load_model("deepseek-ai/DeepSeek-V3").model_copy(update={"checkpoint_kv_dtype": asked})
+    hardware = load_hardware("h200:8")
+    fits = SimpleNamespace(check=lambda candidate: None)
+    baseline = default_baseline(derive_space(model, hardware), model, hardware.device, fits)
+    assert baseline is not None
+    assert baseline.batching.block_size == block

@@ -23,6 +23,7 @@ from fwopt.deploy.vllm_flags import (
 )
 from fwopt.deploy.vllm_source import SWITCHES, Settings, load
 from fwopt.errors import InputError
+from fwopt.perf.kv_layout import attention_block
 from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
@@ -73,6 +74,9 @@ class VllmConfig:
             tokens = max(batching.max_num_batched_tokens, longest)
             batching = batching.model_copy(update={"max_num_batched_tokens": tokens})
         kv_dtype = (model.checkpoint_kv_dtype if self.kv_left_open else None) or self.candidate.kv_dtype
+        block = attention_block(model, kv_dtype)
+        if block is not None and "block-size" not in self.stated:
+            batching = batching.model_copy(update={"block_size": block})
         taken = {"quantization": weights.model_dump(), "kv_dtype": kv_dtype, "batching": batching.model_dump()}
         return Candidate.model_validate({**self.candidate.model_dump(), **taken})
 

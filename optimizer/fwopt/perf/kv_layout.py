@@ -13,6 +13,9 @@ _BF16 = 2
 _GPU_KERNEL_TOKENS = 16
 _CPU_KERNEL_TOKENS = 32
 """Blocks are whole multiples of this in vLLM (`get_supported_kernel_block_sizes`)."""
+_LATENT_FP8_BLOCK = 64
+"""Tokens a KV block of latent attention over an FP8 cache: FlashMLA takes no other number. A smaller one, stated in
+vLLM's config, would leave Triton's kernel, which nobody timed (docs/vllm-scheduling.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,12 @@ def state_pages(
         blocks=ceil_div(round_up(states, size), padded),
         padding=on_stage * token - own,
     )
+
+
+def attention_block(model: ModelSpec, kv_dtype: KvDtype) -> int | None:
+    """Tokens a KV block that vLLM takes where none are stated; None: as many as for any model."""
+    latent = any(group.attention.kind == "mla" for group in model.layers)
+    return _LATENT_FP8_BLOCK if latent and kv_dtype == "fp8" else None
 
 
 def whole_layout(model: ModelSpec, draft: ModelSpec | None, kv_dtype: KvDtype, parallelism: Parallelism) -> KvLayout:

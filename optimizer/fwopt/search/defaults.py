@@ -50,7 +50,7 @@ def default_baseline(
             quantization=precise,
             kv_dtype=kv_dtype or "bf16",
             parallelism=layout,
-            batching=engine_defaults(device, space.max_model_len, engine),
+            batching=space.in_blocks(engine_defaults(device, space.max_model_len, engine), kv_dtype or "bf16"),
             router=space.router[0],
             kernels=space.kernels[0],
         )

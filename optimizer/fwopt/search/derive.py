@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from fwopt.errors import InputError
+from fwopt.perf.kv_layout import attention_block
 from fwopt.search.schemes import check_servable, parse_scheme, scheme_name, servable
 from fwopt.search.space import SearchSpace, SpaceOverrides, layout_name, routers
 from fwopt.spec.candidate import Parallelism, Quantization
@@ -14,10 +15,6 @@ from fwopt.targets.parallel import valid_parallelism
 
 GPUS_PER_MACHINE = 8
 """One copy of the model stays within it unless fwopt.yaml asks for more: beyond, GPUs talk over the network."""
-
-LATENT_FP8_BLOCK = 64
-"""Tokens a KV block of latent attention over an FP8 cache: FlashMLA takes no other number. A smaller one, stated in
-vLLM's config, would leave Triton's kernel, which nobody timed (docs/vllm-scheduling.md)."""
 
 
 def derive_space(
@@ -39,8 +36,7 @@ def derive_space(
         raise InputError(
             f"search.max_model_len {given['max_model_len']} exceeds the model's {model.max_context_tokens} tokens"
         )
-    if any(group.attention.kind == "mla" for group in model.layers):
-        given["fp8_block_size"] = LATENT_FP8_BLOCK
+    given["fp8_block_size"] = attention_block(model, "fp8")
     space = SearchSpace(
         quantizations=quantizations, layouts=layouts, impossible=impossible, gpus=hardware.count, **given
     )
