@@ -126,11 +126,14 @@ def _baseline(settings: Settings, model: ModelSpec) -> tuple[Candidate | None, l
     if settings.baseline is None:
         return None, []
     from fwopt.deploy.vllm_config import read
+    from fwopt.search.defaults import engine_defaults
+    from fwopt.targets import load_hardware
 
     engine = parse_engine(settings.engine or EngineSpec().name)
     if engine.name != "vllm":
         raise InputError(f"--baseline reads vLLM configurations, not those of {engine.name}; leave it out")
-    config = read(settings.baseline, engine=engine)
+    device = load_hardware(settings.hardware, settings.price).device
+    config = read(settings.baseline, engine=engine, defaults=engine_defaults(device))
     notes = [f"baseline: {note}" for note in config.notes]
     if config.model is not None and config.model != model.name:
         notes.append(f"the baseline's file names the model {config.model}; it is evaluated with {model.name}")

@@ -80,14 +80,17 @@ def prepare_what_if(
     objective = Objective(slos=tuple(Slo.parse(text) for text in slos))
     if router is not None and router not in get_args(RouterPolicy):
         raise UnknownNameError("router policy", router, get_args(RouterPolicy))
-    read = vllm_config.read(config, replicas=replicas) if config is not None else None
+    gpus = load_hardware(hardware, price)
+    chosen_engine = resolve_engine(engine, gpus.device, profiles)
+    read = None
+    if config is not None:
+        told = chosen_engine if chosen_engine.name == "vllm" else None
+        read = vllm_config.read(config, replicas=replicas, engine=told, defaults=engine_defaults(gpus.device))
     traffic = load_traffic(trace, format=format, skip_bad=skip_bad, only_model=only_model, rate_scale=rate_scale)
     settings = Settings(model=model or (read.model if read is not None else None))
     off = parse_effects(without)
     spec, recorded = resolve_model(settings, traffic)
     spec = model_without(spec, off)
-    gpus = load_hardware(hardware, price)
-    chosen_engine = resolve_engine(engine, gpus.device, profiles)
     if read is not None:
         candidate = read.for_model(spec)
     elif candidate is None:

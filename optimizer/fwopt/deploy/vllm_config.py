@@ -24,7 +24,7 @@ from fwopt.deploy.vllm_flags import (
 from fwopt.deploy.vllm_source import SWITCHES, Settings, load
 from fwopt.errors import InputError
 from fwopt.perf.kv_layout import attention_block
-from fwopt.spec.candidate import W4A16, Bf16, Candidate, Fp8, Quantization
+from fwopt.spec.candidate import W4A16, Batching, Bf16, Candidate, Fp8, Quantization
 from fwopt.spec.engine import EngineSpec
 from fwopt.spec.model import ModelSpec
 from fwopt.spec.speculation import read_vllm
@@ -42,7 +42,7 @@ class VllmConfig:
     model: str | None
     """Hugging Face id or path; None when the file names none."""
     candidate: Candidate
-    """With vLLM's H100/H200 defaults for what is absent; weights in bf16 where only the checkpoint can tell
+    """With vLLM's defaults for what is absent; weights in bf16 where only the checkpoint can tell
     (see `for_model`)."""
     kv_left_open: bool
     """Whether the checkpoint decides the KV cache's dtype: `kv-cache-dtype` is absent or `auto`."""
@@ -81,8 +81,11 @@ class VllmConfig:
         return Candidate.model_validate({**self.candidate.model_dump(), **taken})
 
 
-def read(path: Path, *, replicas: int | None = None, engine: EngineSpec | None = None) -> VllmConfig:
+def read(
+    path: Path, *, replicas: int | None = None, engine: EngineSpec | None = None, defaults: Batching | None = None
+) -> VllmConfig:
     """A `--config` YAML file or a `vllm serve` command. `replicas` overrides the file's own `# fwopt: replicas=` line.
+    `defaults`: of vLLM on the device; None: on an H100 or H200.
 
     Raises InputError naming file, key and rule. Nothing is dropped: what fwopt does not model is in `notes`.
     """
@@ -95,7 +98,7 @@ def read(path: Path, *, replicas: int | None = None, engine: EngineSpec | None =
     model = directives.pop("model", None) or settings.values.get("model") or settings.values.get("model-tag")
     if model == NEEDS_MODEL:
         raise InputError(f"{path}: model: is a placeholder for a converted checkpoint; name the model")
-    candidate = _candidate(settings, directives, weights or Bf16())
+    candidate = _candidate(settings, directives, weights or Bf16(), defaults or Batching())
     settings.notes += _unmodelled(settings)
     return VllmConfig(
         file=str(path), model=model, candidate=candidate, stated=frozenset(settings.values) & frozenset(MODELLED),
@@ -159,8 +162,8 @@ def _weights(settings: Settings, said: str | None) -> tuple[Quantization | None,
     return named, None
 
 
-def _candidate(settings: Settings, directives: dict[str, str], weights: Quantization) -> Candidate:
-    parts: dict[str, dict[str, Any]] = {"batching": {}, "parallelism": {}}
+def _candidate(settings: Settings, directives: dict[str, str], weights: Quantization, defaults: Batching) -> Candidate:
+    parts: dict[str, dict[str, Any]] = {"batching": defaults.model_dump(), "parallelism": {}}
     for key, (part, name) in MODELLED.items():
         value = settings.values.get(key)
         if value is not None and value.lower() not in ("none", "null"):
