@@ -15,6 +15,7 @@ from fwopt.paths import data_folder
 from fwopt.search.settings import Settings
 from fwopt.spec.candidate import Candidate
 from fwopt.targets import load_model
+from fwopt.targets.models import find_config
 
 MODEL = "Qwen/Qwen3-8B"
 LINE = '{"arrival_s": 0, "prompt_tokens": 50, "output_tokens": 20}\n'
@@ -29,6 +30,14 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = json.loads((own / "environment.json").read_text())
     (own / "environment.json").write_text(json.dumps(said | {"device": "a100"}))
     return folder
+
+
+def cached_in_fp8(folder: Path, name: str) -> str:
+    """A model whose checkpoint asks for an fp8 cache."""
+    config = json.loads(find_config(name)[0].read_text())
+    stated = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": stated}))
+    return str(folder / "config.json")
 
 
 def planned(folder: Path, text: str | None, **changes: Any) -> Candidate:
@@ -69,3 +78,14 @@ def test_false_in_a_file_is_read_as_that_version_reads_it(tmp_path: Path) -> Non
     for version, caching in (("0.24.0", True), ("0.32.0", False)):
         found = planned(tmp_path, "enable-prefix-caching: false\n", engine=f"vllm=={version}")
         assert found.batching.prefix_caching == caching
+
+
+@pytest.mark.parametrize(("name", "block"), [(MODEL, 16), ("deepseek-ai/DeepSeek-V3", 64)])
+def test_without_a_config_the_cache_is_as_the_checkpoint_asks(name: str, block: int, tmp_path: Path) -> None:
+    model = cached_in_fp8(tmp_path, name)
+    config = f"model: {MODEL}\ntensor-parallel-size: 8\n"
+    given = planned(tmp_path, config, model=model, hardware="h200:8")
+    assert (given.kv_dtype, given.batching.block_size) == ("fp8", block)
+    if name == MODEL:
+        unset = planned(tmp_path, None, model=model, hardware="h200:8")
+        assert unset == planned(tmp_path, f"model: {MODEL}\n", model=model, hardware="h200:8")

@@ -60,6 +60,7 @@ def prepare_what_if(
     from fwopt.perf.cost import CostModel
     from fwopt.perf.costs import Costs, costs_of
     from fwopt.perf.effects import calibration_without, model_without, parse_effects, priors_without
+    from fwopt.perf.kv_layout import attention_block
     from fwopt.perf.store import load_profile
     from fwopt.search.defaults import engine_defaults
     from fwopt.search.job import resolve_model
@@ -94,10 +95,15 @@ def prepare_what_if(
     if read is not None:
         candidate = read.for_model(spec)
     elif candidate is None:
+        asked = spec.checkpoint_kv_dtype if chosen_engine.name == "vllm" else None
+        batching = engine_defaults(gpus.device, engine=chosen_engine.name)
+        if asked is not None and (block := attention_block(spec, asked)) is not None:
+            batching = batching.model_copy(update={"block_size": block})
         candidate = Candidate(
             quantization=native_quantization(spec),
+            kv_dtype=asked or "bf16",
             parallelism=Parallelism(replicas=replicas or 1),
-            batching=engine_defaults(gpus.device, engine=chosen_engine.name),
+            batching=batching,
         )
     if router is not None:
         candidate = candidate.model_copy(update={"router": router})
