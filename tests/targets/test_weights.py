@@ -6,6 +6,8 @@ import pytest
 
 from fwopt.spec.candidate import Gguf, Parallelism
 from fwopt.targets import load_model
+from fwopt.targets.models import find_config
+from fwopt.targets.quantization import native_quantization
 from fwopt.targets.weights import parameter_count, weight_bytes
 
 SMOLLM2 = {
@@ -54,6 +56,41 @@ def test_a_tied_embedding_is_stored_as_the_head_and_narrow_rows_fall_back(tmp_pa
     (tmp_path / "config.json").write_text(json.dumps(SMOLLM2))
     stored = weight_bytes(load_model(str(tmp_path)), Gguf(type=format), Parallelism())
     assert stored == pytest.approx(tensor_bytes, rel=within)
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+PACKED = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 128}}},
+}
+
+
+def asymmetric(packed: dict) -> dict:
+    group = packed["config_groups"]["group_0"]
+    return packed | {"config_groups": {"group_0": {"weights": group["weights"] | {"symmetric": False}}}}
+
+
+@pytest.mark.parametrize(
+    ("stated", "bits"),
+    [
+        (AWQ, 4),
+        (AWQ | {"zero_point": False}, 0),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}, 4),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}, 4),  # the files hold them all the same
+        (PACKED, 0),
+        (asymmetric(PACKED), 4),
+    ],
+)
+def test_zero_points_of_4_bit_groups_weigh_something(tmp_path, stated, bits):
+    """compressed-tensors 0.20 packs 512 x 1024 weights in 262,144 bytes, 8,192 of scales and 2,048 of zero points."""
+    config = json.loads(find_config("Qwen/Qwen3-8B")[0].read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": stated}))
+    model = load_model(str(tmp_path))
+    weights = 36 * ((32 + 2 * 8) * 128 * 4096 + 32 * 128 * 4096 + 3 * 12288 * 4096)
+    rest = 2 * 151_936 * 4096 * 2 + (36 * 2 + 1) * 4096 * 2
+    assert (
+        weight_bytes(model, native_quantization(model), Parallelism()) == weights * (4 + (16 + bits) / 128) / 8 + rest
+    )
 
 
 @pytest.mark.parametrize(

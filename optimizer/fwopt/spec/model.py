@@ -110,6 +110,8 @@ class ModelSpec(Frozen):
     alone, the rest bf16."""
     checkpoint_group_size: PositiveInt | None = None
     """Weights sharing one scale, for `int4_group` and `int4_experts` checkpoints."""
+    checkpoint_zero_points: bool = False
+    """Whether those groups have a 4-bit zero point each beside their scale."""
     checkpoint_kv_dtype: Literal["fp8"] | None = None
     """Dtype that the checkpoint's own config asks for in the KV cache; vLLM follows it unless told otherwise."""
     config_digest: str

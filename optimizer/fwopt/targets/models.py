@@ -12,7 +12,7 @@ from fwopt.errors import InputError, UnknownNameError
 from fwopt.spec.model import ModelSpec
 from fwopt.targets.config import Config
 from fwopt.targets.parsers import parser
-from fwopt.targets.quantization import stored_kv_dtype, stored_quantization
+from fwopt.targets.quantization import stored_kv_dtype, stored_quantization, stored_zero_points
 
 _CATALOGUE = Path(__file__).parent / "data" / "models"
 
@@ -85,6 +85,7 @@ def read_model(file: Path, *, name: str, source: str) -> ModelSpec:
         tied_embeddings=shape.tied_embeddings,
         checkpoint_quantization=stored,
         checkpoint_group_size=group_size,
+        checkpoint_zero_points=stored_zero_points(config, file.parent),
         checkpoint_kv_dtype=stored_kv_dtype(config, file.parent),
         config_digest=config_digest(content),
         source="; ".join([source, *remarks]),

@@ -50,6 +50,20 @@ def stored_quantization(config: Config, layers: Layers, folder: Path) -> tuple[S
     raise section.error("quant_method", "this checkpoint scheme is not modelled (fp8, mxfp4, awq, gptq 4-bit are)")
 
 
+def stored_zero_points(config: Config, folder: Path) -> bool:
+    """Whether 4-bit groups have zero points: AWQ's do, asymmetric ones of compressed-tensors, and all of GPTQ's files,
+    whose symmetric ones stay in memory under Machete, vLLM's kernel on Hopper."""
+    section = _section(config, folder)
+    method = section.text("quant_method") if section is not None else None
+    if section is None or method not in ("awq", "gptq", "compressed-tensors"):
+        return False
+    if method == "compressed-tensors":
+        groups = section.section("config_groups")
+        weights = [groups.section(name).section("weights") for name in groups.fields()]
+        return any(w.integer("num_bits") == 4 and not w.flag("symmetric", True) for w in weights)
+    return method == "gptq" or section.flag("zero_point", True)
+
+
 def stored_kv_dtype(config: Config, folder: Path) -> Literal["fp8"] | None:
     """What `--kv-cache-dtype auto` becomes in vLLM 0.32: fp8 where a compressed-tensors or ModelOpt checkpoint brings
     scales for it."""

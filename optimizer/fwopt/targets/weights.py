@@ -178,8 +178,9 @@ def layer_bytes(model: ModelSpec, group: LayerGroup, quantization: Quantization,
     hidden, tp = model.hidden_size, parallelism.tp
     mxfp4 = quantization.kind == "mxfp4"
     outside = outside_experts(quantization)
+    zeros = model.checkpoint_zero_points
     linears = [*attention_linears(group.attention, hidden, tp), *dense_linears(group.mlp, hidden, tp)]
-    total = sum(_linear_bytes(m, outside) for m in linears) + 2 * hidden * _BF16
+    total = sum(_linear_bytes(m, outside, zeros) for m in linears) + 2 * hidden * _BF16
     attention = group.attention
     if attention.kind == "mla":
         # after loading, vLLM keeps the KV up-projection a second time in bf16, split for the absorbed decode path
@@ -188,12 +189,13 @@ def layer_bytes(model: ModelSpec, group: LayerGroup, quantization: Quantization,
     if group.mlp.kind == "moe":
         total += group.mlp.experts * hidden * _BF16
         total += sum(
-            _linear_bytes(m, quantization) for m in expert_linears(group.mlp, hidden, parallelism, mxfp4=mxfp4)
+            _linear_bytes(m, quantization, zeros) for m in expert_linears(group.mlp, hidden, parallelism, mxfp4=mxfp4)
         )
     return total
 
 
-def _linear_bytes(linear: Linear, quantization: Quantization) -> int:
+def _linear_bytes(linear: Linear, quantization: Quantization, zero_points: bool) -> int:
+    """`zero_points`: of 4 bits, one for each group of 4-bit weights, as the checkpoint packs them."""
     n, k = linear.n, linear.k
     match quantization.kind:
         case "bf16":
@@ -205,7 +207,8 @@ def _linear_bytes(linear: Linear, quantization: Quantization) -> int:
         case "int8":
             size = n * k + 4 * n
         case "w4a16":
-            size = n * k // 2 + n * ceil_div(k, quantization.group_size) * _BF16
+            groups = n * ceil_div(k, quantization.group_size)
+            size = n * k // 2 + groups * _BF16 + (ceil_div(groups, 2) if zero_points else 0)
         case "mxfp4":
             size = n * k // 2 + n * ceil_div(k, 32)
         case "gguf":
