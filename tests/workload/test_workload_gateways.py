@@ -124,6 +124,22 @@ def test_text_that_is_not_the_prompt_tells_no_prefix(tmp_path: Path) -> None:
     assert 0 < prefix.hit_share < 120 / found.workload.prompt_tokens.sum()
 
 
+@pytest.mark.parametrize("place", ["line", "body"])
+def test_what_failed_in_a_batch_is_not_told_to_be_counted(place: str, tmp_path: Path) -> None:
+    body = {"created": 1711652795, "model": "m", "usage": USAGE}
+    good = {"id": "b1", "custom_id": "r1", "response": {"status_code": 200, "body": body}, "error": None}
+    refused = {"status_code": 400, "body": {"error": {"code": "bad", "message": "secret"}}}
+    bad = {
+        "line": good | {"response": None, "error": {"code": "batch_expired", "message": "secret"}},
+        "body": good | {"response": refused},
+    }[place]
+    file = written(tmp_path, good, bad, good)
+    with pytest.raises(TraceError, match=r":2: error: must be absent: a request that failed .*, got 'one'"):
+        read(file)
+    found = read(file, skip_bad=True)
+    assert (len(found.workload), found.skipped_count) == (2, 1)
+
+
 def test_tokens_are_counted_by_a_command_that_takes_a_tokenizer(tmp_path: Path) -> None:
     """`fwopt tune --model` names the model to plan for: told to give it, a user who had given it was at a loss."""
     with pytest.raises(TraceError, match=r"usage: must hold .*; `fwopt convert` counts them, by --model FOLDER"):

@@ -104,6 +104,8 @@ class OpenAiRows(JsonRows):
             usage = row
         if usage is not None:
             return usage.get("prompt_tokens"), usage.get("completion_tokens"), False
+        if row.get("error") or response.get("error"):
+            self.builder.bad("error", "must be absent: a request that failed is no load to plan for", "one")
         if self._tokenizer is None or ids is None:
             rule = "must hold prompt_tokens and completion_tokens; `fwopt convert` counts them, by --model FOLDER"
             self.builder.bad("usage", rule, "absent")
