@@ -140,6 +140,18 @@ def test_what_failed_in_a_batch_is_not_told_to_be_counted(place: str, tmp_path: 
     assert (len(found.workload), found.skipped_count) == (2, 1)
 
 
+def test_what_says_nothing_is_absent(tmp_path: Path) -> None:
+    """llama.cpp's clients send -1 for no limit; gateways write empty names."""
+    row = {"timestamp": 1e9, **BODY, "max_tokens": -1, "session_id": "", "model": "", "usage": USAGE}
+    w = read(
+        written(tmp_path, row, row | {"conversation_id": "c", "response": {"model": "n", "usage": USAGE}})
+    ).workload
+    assert (w.max_tokens.tolist(), w.session.tolist(), w.models, w.model.tolist()) == ([0, 0], [-1, 0], ("n",), [-1, 0])
+    for limit in (0, -2):
+        with pytest.raises(TraceError, match="max_tokens: must be a whole number from 1"):
+            read(written(tmp_path, row | {"max_tokens": limit}))
+
+
 def test_tokens_are_counted_by_a_command_that_takes_a_tokenizer(tmp_path: Path) -> None:
     """`fwopt tune --model` names the model to plan for: told to give it, a user who had given it was at a loss."""
     with pytest.raises(TraceError, match=r"usage: must hold .*; `fwopt convert` counts them, by --model FOLDER"):

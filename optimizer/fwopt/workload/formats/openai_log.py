@@ -30,6 +30,8 @@ TOKEN_BLOCK = 16
 _TEMPLATE_TOKENS = 256
 """A chat template adds fewer. A prompt of more tokens than its text has bytes, and these, was not logged whole: it was
 redacted or cut, or holds images. What is left of the text says nothing of the prefix."""
+_NO_LIMIT = -1
+"""What clients of llama.cpp send as `max_tokens` to set none."""
 _TIMES = ("timestamp", "start_time", "startTime", "created_at", "created")
 _SESSIONS = ("session_id", "conversation_id")
 
@@ -80,12 +82,12 @@ class OpenAiRows(JsonRows):
         in_part = bool(text) and ids is None and type(prompt) is int and prompt > len(text) + _TEMPLATE_TOKENS
         text = b"" if in_part else text
         blocks = self._token_blocks(ids, prompt) if ids is not None else self._text_blocks(text, prompt)
-        limit = request.get("max_completion_tokens")
+        limit = _first(("max_completion_tokens", "max_tokens"), request)
         self.builder.add(
             self._time(row, response),
             prompt,
             output,
-            max_tokens=request.get("max_tokens") if limit is None else limit,
+            max_tokens=None if limit == _NO_LIMIT else limit,
             blocks=blocks,
             session=_first(_SESSIONS, row, request, self._object(request, "metadata") or {}),
             model=_first(("model",), request, response),
@@ -203,7 +205,8 @@ def _parsed(value: Any) -> Any:
 
 
 def _first(fields: tuple[str, ...], *rows: dict[str, Any]) -> Any:
-    return next((row[f] for row in rows for f in fields if row.get(f) is not None), None)
+    """The first that says something; an empty text does not."""
+    return next((row[f] for row in rows for f in fields if row.get(f) not in (None, "")), None)
 
 
 def _compact(part: Any) -> Any:
