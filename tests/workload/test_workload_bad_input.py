@@ -61,6 +61,8 @@ BAD = {
     "newer schema": ('{"schema_version": 2}\n' + GOOD, 1, "schema_version: must be 1"),
     "unknown header field": ('{"schema_version": 1, "unit": "s"}\n' + GOOD, 1, "no header field"),
     "unknown text": ("hello\nworld\n", 1, "must be one of fwopt, mooncake"),
+    "an array": ('[{"messages": [], "usage": {}}, {"messages": []}]', 1, "JSON object a line; `jq -c '.[]'` makes"),
+    "an array of many lines": ('[\n {\n "messages": []\n }\n]\n', 1, "got 'an array'"),
     "unknown csv": ("a,b,c\n1,2,3\n", 1, "CSV with a, b, c"),
     "azure without a column": ("TIMESTAMP,ContextTokens\n2023-11-16 18:15:46.68,374\n", 1, "column 'GeneratedTokens'"),
     "azure short row": (AZURE + "2023-11-16 18:15:47.68,374\n", 3, "must have 3 columns"),

@@ -37,6 +37,8 @@ def detect(head: Head, file: str) -> str:
         raise TraceError(file, None, "trace", "must hold at least one request", "an empty file")
     if found:
         rule = f"could be {' or '.join(found)}; say which with --format"
+    elif head.first.lstrip().startswith(b"["):
+        rule = "must be one JSON object a line; `jq -c '.[]'` makes lines of an array"
     elif any({"timestamp", "input_length"} <= row.keys() for row in head.objects):
         rule = "leaves the unit of timestamp open; say --format mooncake (ms) or --format vllm-timed (s)"
     else:
@@ -50,4 +52,6 @@ def _shape(head: Head) -> str:
         return "JSON with " + ", ".join(sorted(head.objects[0])[:8])
     if head.columns and all(len(name) < 40 for name in head.columns):
         return "CSV with " + ", ".join(sorted(head.columns)[:8])
+    if head.first.lstrip().startswith(b"["):
+        return "an array"
     return "broken JSON" if head.first.lstrip().startswith(b"{") else f"{len(head.first)} bytes of text"
