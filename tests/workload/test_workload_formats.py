@@ -110,6 +110,27 @@ def test_agent_spans_are_counted_not_read() -> None:
     assert any("no model calls" in note and note.endswith(": 1") for note in found.notes)
 
 
+def test_agents_and_embeddings_of_older_instrumentations_are_not_read_either(tmp_path: Path) -> None:
+    """They count by vLLM's names, `prompt_tokens` and `completion_tokens`, and name the operation."""
+
+    def span(operation: str | None, **tokens: int) -> dict:
+        values = [{"key": f"gen_ai.usage.{name}", "value": {"intValue": str(n)}} for name, n in tokens.items()]
+        named = [{"key": "gen_ai.operation.name", "value": {"stringValue": operation}}] if operation else []
+        return {"startTimeUnixNano": "1740823200000000000", "attributes": [*named, *values]}
+
+    spans = [
+        span("chat", prompt_tokens=100, completion_tokens=10),
+        span("invoke_agent", prompt_tokens=300, completion_tokens=30),
+        span("embeddings", prompt_tokens=50),
+        span(None, prompt_tokens=200, completion_tokens=20),
+    ]
+    trace = tmp_path / "spans.jsonl"
+    trace.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}) + "\n")
+    found = read(trace)
+    assert found.workload.prompt_tokens.tolist() == [100, 200]
+    assert any("no model calls" in note and note.endswith(": 2") for note in found.notes)
+
+
 def test_client_and_server_spans_of_one_request_are_not_both_counted(tmp_path: Path) -> None:
     both = tmp_path / "both.jsonl"
     both.write_bytes((FIXTURES / "otel.jsonl").read_bytes() + (FIXTURES / "otel_vllm.jsonl").read_bytes())

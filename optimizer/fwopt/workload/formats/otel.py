@@ -60,7 +60,7 @@ class OtelRows(JsonRows):
         values = {str(pair.get("key")): pair.get("value") for pair in self._list(span, "attributes")}
         kind = _VLLM if _VLLM[0] in values else _CLIENT
         operation = _text(values.get("gen_ai.operation.name"))
-        if kind is _CLIENT and operation not in _CALLS:
+        if operation not in _CALLS and (kind is _CLIENT or operation is not None):  # vLLM's name no operation
             self._other += 1
             return
         for field in kind:
