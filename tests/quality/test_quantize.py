@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fwopt.cli.quantizing import scheme_of
+from fwopt.cli.quantizing import _vocabulary, scheme_of
 from fwopt.errors import FwoptError
 from fwopt.quality.schemes import SCHEMES, Scheme
 from fwopt.quality.stored import StoredConfig, StoredShards
@@ -237,3 +237,15 @@ def test_what_a_run_chose_is_what_is_written(chosen, name):
 def test_a_run_that_chose_what_is_published_writes_nothing(chosen):
     with pytest.raises(FwoptError, match="the run chose"):
         scheme_of(chosen)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [("{}", "vocab_size: this field is missing"), ("[]", "vocab_size: this field is missing"), ("{", "not a readable")],
+)
+def test_a_config_without_a_vocabulary_is_one_line(config, says, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(FwoptError, match=rf"config\.json: {says}"):
+        _vocabulary(tmp_path)
+    (tmp_path / "config.json").write_text('{"text_config": {"vocab_size": 7}}')
+    assert _vocabulary(tmp_path) == 7

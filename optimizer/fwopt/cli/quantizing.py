@@ -14,6 +14,7 @@ from fwopt.cli.comparing_quality import request
 from fwopt.errors import InputError, UnknownNameError
 from fwopt.paths import own_quality
 from fwopt.quality.schemes import SCHEMES, Scheme, parse_schemes
+from fwopt.targets.config import Config
 
 if TYPE_CHECKING:
     from fwopt.quality.study import Request
@@ -178,7 +179,14 @@ def to_measure(model: str, scheme: str | None, asked: Asked) -> Request | None:
 
 
 def _vocabulary(source: Path) -> int:
-    return int(json.loads((source / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    """Of the language model, where there are several."""
+    file = source / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not a readable JSON file: {error}") from None
+    config = Config(values if isinstance(values, dict) else {}, str(file))
+    return (config.section("text_config") if config.has("text_config") else config).integer("vocab_size")
 
 
 def choices_of(asked: Asked) -> tuple[Scheme, ...]:
