@@ -140,6 +140,15 @@ def test_what_failed_in_a_batch_is_not_told_to_be_counted(place: str, tmp_path: 
     assert (len(found.workload), found.skipped_count) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "session"),
+    [({"session_id": "s"}, 0), ('{"session_id": "s"}', 0), ("{'session_id': 's'}", -1), ([1], -1), ("note", -1)],
+)
+def test_a_session_in_the_metadata(metadata: object, session: int, tmp_path: Path) -> None:
+    row = {"timestamp": 1e9, **BODY, "metadata": metadata, "usage": USAGE}
+    assert read(written(tmp_path, row)).workload.session.tolist() == [session]
+
+
 def test_what_says_nothing_is_absent(tmp_path: Path) -> None:
     """llama.cpp's clients send -1 for no limit; gateways write empty names."""
     row = {"timestamp": 1e9, **BODY, "max_tokens": -1, "session_id": "", "model": "", "usage": USAGE}

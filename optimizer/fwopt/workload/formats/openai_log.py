@@ -82,6 +82,7 @@ class OpenAiRows(JsonRows):
         in_part = bool(text) and ids is None and type(prompt) is int and prompt > len(text) + _TEMPLATE_TOKENS
         text = b"" if in_part else text
         blocks = self._token_blocks(ids, prompt) if ids is not None else self._text_blocks(text, prompt)
+        metadata = _parsed(request.get("metadata"))  # anything may stand there
         limit = _first(("max_completion_tokens", "max_tokens"), request)
         self.builder.add(
             self._time(row, response),
@@ -89,7 +90,7 @@ class OpenAiRows(JsonRows):
             output,
             max_tokens=None if limit == _NO_LIMIT else limit,
             blocks=blocks,
-            session=_first(_SESSIONS, row, request, self._object(request, "metadata") or {}),
+            session=_first(_SESSIONS, row, request, metadata if type(metadata) is dict else {}),
             model=_first(("model",), request, response),
             tools=len(tools) if tools else 0,
         )
