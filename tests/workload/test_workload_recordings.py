@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fwopt.errors import TraceError
-from fwopt.workload import read, write_own
+from fwopt.workload import read, statistics, write_own
 
 HEADER = {"schema_version": 1, "order": "completion", "block_bytes": 64}
 
@@ -100,3 +100,19 @@ def test_bad_headers(tmp_path, header, why) -> None:
     with pytest.raises(TraceError, match=":1: ") as caught:
         read(written(tmp_path / "t.jsonl", row(1), header={"schema_version": 1} | header))
     assert why in str(caught.value)
+
+
+def test_prompts_beside_images_do_not_stretch_the_blocks_of_others(tmp_path) -> None:
+    """A block of text is 16 tokens here; averaged over prompts of 200 bytes and 1,500 tokens it seemed 38."""
+    shared = list(range(31))
+    rows = []
+    for at in range(20):
+        own = list(range(100 * (at + 1), 100 * (at + 1) + 31))
+        rows.append(row(at, prompt_tokens=1000, prompt_bytes=4000, prefix_blocks=[*shared, *own]))
+        rows.append(row(at, prompt_tokens=1500, prompt_bytes=200, prefix_blocks=[f"abc{at}", f"abd{at}", f"abe{at}"]))
+    found = read(written(tmp_path / "t.jsonl", *rows))
+    prefix = statistics(found.workload).prefix
+    assert prefix is not None
+    assert (prefix.block_tokens, prefix.informed_share) == (16, 0.5)
+    assert prefix.hit_share == pytest.approx(19 * 31 * 16 / (20 * 2500))
+    assert any("bytes of text (redacted, cut, images): 20;" in note for note in found.notes)

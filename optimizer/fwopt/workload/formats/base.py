@@ -171,6 +171,23 @@ class CsvRows:
         return unread_note("columns", self.unread)
 
 
+_TEMPLATE_TOKENS = 256
+"""More than a chat template adds to a prompt."""
+
+
+def is_in_part(prompt_tokens: int, text_bytes: int) -> bool:
+    """Whether a prompt has more tokens than its text has bytes: the text was redacted or cut, or is beside images. What
+    there is of it says little of the prefix, and nothing of how many tokens a byte is."""
+    return prompt_tokens > text_bytes + _TEMPLATE_TOKENS
+
+
+def in_part_note(requests: int) -> str:
+    return (
+        f"requests with more prompt tokens than bytes of text (redacted, cut, images): {requests:,}; "
+        "their prefixes are not known"
+    )
+
+
 def unread_note(what: str, names: set[str]) -> tuple[str, ...]:
     shown = ", ".join(sorted(names)[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return (f"{what} not read: {shown}",) if names else ()

@@ -20,16 +20,13 @@ import orjson
 
 from fwopt.workload.builder import Builder
 from fwopt.workload.clock import NANOSECONDS, Clock
-from fwopt.workload.formats.base import JsonRows, Options, TraceFormat
+from fwopt.workload.formats.base import JsonRows, Options, TraceFormat, in_part_note, is_in_part
 from fwopt.workload.formats.tokens import ChatTokenizer
 from fwopt.workload.source import Head
 
 TEXT_BLOCK_BYTES = 64
 """Without a tokenizer, a prefix block is this much of the request's JSON text: about 16 tokens of English."""
 TOKEN_BLOCK = 16
-_TEMPLATE_TOKENS = 256
-"""A chat template adds fewer. A prompt of more tokens than its text has bytes, and these, was not logged whole: it was
-redacted or cut, or holds images. What is left of the text says nothing of the prefix."""
 _NO_LIMIT = -1
 """What clients of llama.cpp send as `max_tokens` to set none."""
 _TIMES = ("timestamp", "start_time", "startTime", "created_at", "created")
@@ -79,7 +76,7 @@ class OpenAiRows(JsonRows):
         text = self._text(request)
         ids = self._tokenizer.prompt(request, self.builder) if self._tokenizer and text else None
         prompt, output, counted = self._tokens(row, response, ids)
-        in_part = bool(text) and ids is None and type(prompt) is int and prompt > len(text) + _TEMPLATE_TOKENS
+        in_part = bool(text) and ids is None and type(prompt) is int and is_in_part(prompt, len(text))
         text = b"" if in_part else text
         blocks = self._token_blocks(ids, prompt) if ids is not None else self._text_blocks(text, prompt)
         metadata = _parsed(request.get("metadata"))  # anything may stand there
@@ -180,10 +177,7 @@ class OpenAiRows(JsonRows):
         if self._counted:
             notes.append(f"requests without usage, counted with the tokenizer given: {self._counted}")
         if self._in_part:
-            notes.append(
-                f"requests with more prompt tokens than bytes of text (redacted, cut, images): {self._in_part}; "
-                "their prefixes are not known"
-            )
+            notes.append(in_part_note(self._in_part))
         if self._tokenizer is None:
             tokens = round(TEXT_BLOCK_BYTES * self._text_tokens / self._text_bytes) if self._text_bytes else 0
             self.builder.set_block_tokens(max(tokens, 1) if self._text_bytes else 0)

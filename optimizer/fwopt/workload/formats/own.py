@@ -120,7 +120,7 @@ class OwnRows(JsonRows):
             get("prompt_tokens"),
             get("output_tokens"),
             max_tokens=get("max_tokens"),
-            blocks=get("prefix_blocks"),
+            blocks=self._recorded.prefix(row),
             session=get("session_id"),
             request=get("id"),
             parent=get("parent_id"),

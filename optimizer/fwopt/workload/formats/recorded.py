@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fwopt.spec.base import Frozen
 from fwopt.workload.builder import MAX_TOKENS, Builder
+from fwopt.workload.formats.base import in_part_note, is_in_part
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
 Span = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -78,7 +79,7 @@ class RecordedRows:
 
     def __init__(self, builder: Builder) -> None:
         self._builder = builder
-        self._block_bytes = self._bytes = self._bytes_tokens = self._estimated = 0
+        self._block_bytes = self._bytes = self._bytes_tokens = self._estimated = self._in_part = 0
         self._reasons: Counter[str] = Counter()
         self._cut: Counter[str] = Counter()
 
@@ -130,9 +131,19 @@ class RecordedRows:
                 if type(value) is not dict:
                     bad(field, "must be an object", type(value).__name__)
 
+    def prefix(self, row: dict[str, Any]) -> Any:
+        """The request's blocks, unless they are of text that is not the whole prompt."""
+        return None if self._block_bytes and self._holds_part(row) else row.get("prefix_blocks")
+
+    def _holds_part(self, row: dict[str, Any]) -> bool:
+        size, tokens = row.get("prompt_bytes"), row.get("prompt_tokens")
+        return type(size) is int and type(tokens) is int and bool(row.get("prefix_blocks")) and is_in_part(tokens, size)
+
     def count(self, row: dict[str, Any]) -> None:
         """After the builder took the request."""
-        if row.get("prompt_bytes") and row.get("prefix_blocks"):
+        if self._block_bytes and self._holds_part(row):
+            self._in_part += 1
+        elif row.get("prompt_bytes") and row.get("prefix_blocks"):
             self._bytes += row["prompt_bytes"]
             self._bytes_tokens += row["prompt_tokens"]
         if row.get("estimated"):
@@ -158,6 +169,8 @@ class RecordedRows:
             notes.append(f"replies broken off by the {who}, planned for as far as they came: {count:,}")
         if self._estimated:
             notes.append(f"requests with token counts that are estimates: {self._estimated:,}")
+        if self._in_part:
+            notes.append(in_part_note(self._in_part))
         if self._block_bytes:
             tokens = round(self._block_bytes * self._bytes_tokens / self._bytes) if self._bytes else 0
             self._builder.set_block_tokens(max(tokens, 1) if self._bytes else 0)
