@@ -7,10 +7,10 @@ of both arms' samples together is no such level: it skews the arms against each 
 Quantiles are Harrell and Davis's (1982): smooth in the samples, so that few of them have an error that a bootstrap can
 tell.
 
-The error comes from a bootstrap that resamples blocks (both arms of a block together: runs of a block share its
-circumstances), and inside them requests, where a run has many: requests of one run are correlated, so resampling
-requests alone would claim far too much. With few samples a run they stay whole (Davison & Hinkley 1997, section 3.8:
-closer to the true variance). Student's t with blocks - 1 degrees of freedom makes up for few blocks.
+The error comes from random halves of the blocks (Shao & Wu 1989: leaving out one block at a time is not enough for a
+quantile), both arms of a block together: runs of a block share its circumstances, and requests of a run depend on each
+other, so that neither is a unit of its own. Student's t with blocks - 1 degrees of freedom makes up for few blocks.
+(Drawing requests inside drawn blocks, as a bootstrap may, counts the noise of requests twice.)
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ from fwopt.spec.bench import Metric
 
 Floats = NDArray[np.float64]
 Statistic = float | Literal["mean"]
-MANY_REQUESTS = 20
-"""Samples of an arm in every block from which they are resampled inside blocks."""
-_CHUNK = 4_000_000
+_CHUNK = 1_000_000
 """Weights held at a time."""
 
 
@@ -81,14 +79,18 @@ class Pool:
         order = np.argsort(values, kind="stable")
         return cls(values[order], block[order])
 
-    def statistic(self, which: Statistic, weights: NDArray[np.float32]) -> Floats:
-        """For each row of sample weights."""
+    def statistic(self, which: Statistic, kept: NDArray[np.bool_]) -> Floats:
+        """For each row, of the samples of the blocks that it keeps."""
+        rows = max(1, _CHUNK // len(self.values))
+        parts = [self._of(which, kept[at : at + rows, self.block]) for at in range(0, len(kept), rows)]
+        return np.concatenate(parts)
+
+    def _of(self, which: Statistic, kept: NDArray[np.bool_]) -> Floats:
         if which == "mean":
-            return np.asarray(weights @ self.values / weights.sum(axis=1), np.float64)
-        below = np.cumsum(weights, axis=1, dtype=np.float32)
+            return np.asarray(kept @ self.values / kept.sum(axis=1), np.float64)
+        below = np.cumsum(kept, axis=1, dtype=np.float64)
         shares = _harrell_davis(which, len(self.values), below / below[:, -1:])
-        shares[:, 1:] -= shares[:, :-1].copy()
-        return np.asarray(shares @ self.values, np.float64)
+        return np.asarray(np.diff(shares, axis=1, prepend=0.0) @ self.values, np.float64)
 
 
 _GRID: Floats = np.linspace(0, 1, 20_001)
@@ -99,7 +101,7 @@ def _beta_table(q: float, n: int) -> Floats:
     return np.asarray(special.betainc((n + 1) * q, (n + 1) * (1 - q), _GRID), np.float64)
 
 
-def _harrell_davis(q: float, n: int, below: NDArray[np.float32]) -> Floats:
+def _harrell_davis(q: float, n: int, below: Floats) -> Floats:
     """Weight of all samples up to each: Beta((n+1)q, (n+1)(1-q)), by interpolation in a table."""
     return np.interp(below, _GRID, _beta_table(q, n))
 
@@ -116,22 +118,15 @@ def effect(blocks: Sequence[tuple[Floats, Floats]], metric: Metric, *, resamples
         level = math.sqrt(float(np.median(base)) * float(np.median(head)))
         centred.append((base / level, head / level))
     arms = Pool.of([b for b, _ in centred]), Pool.of([h for _, h in centred])
-    which, n = metric.quantile, len(blocks)
-    inside = min(len(part) for pair in blocks for part in pair) >= MANY_REQUESTS
     sign = 1.0 if metric.better == "lower" else -1.0
-    ones = [pool.statistic(which, np.ones((1, len(pool.values)), np.float32))[0] for pool in arms]
+
+    def worse(kept: NDArray[np.bool_]) -> Floats:
+        was, now = (pool.statistic(metric.quantile, kept) for pool in arms)
+        return sign * np.log(now / was)
+
+    n = len(blocks)
+    out = n // 2
     rng = np.random.Generator(np.random.PCG64(seed))
-    rows = max(1, _CHUNK // max(len(pool.values) for pool in arms))
-    drawn: list[Floats] = []
-    left = resamples
-    while left > 0:
-        k = min(rows, left)
-        left -= k
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=k)
-        values = []
-        for pool in arms:
-            weights = counts[:, pool.block]
-            values.append(pool.statistic(which, (rng.poisson(weights) if inside else weights).astype(np.float32)))
-        drawn.append(np.log(values[1] / values[0]))
-    spread = float(np.concatenate(drawn).std()) * math.sqrt(n / (n - 1))
-    return Effect(sign * math.log(ones[1] / ones[0]), spread, n)
+    halves = rng.permuted(np.tile(np.arange(n) >= out, (resamples, 1)), axis=1)
+    error = math.sqrt((n - out) / out) * float(worse(halves).std())
+    return Effect(float(worse(np.ones((1, n), np.bool_))[0]), error, n)

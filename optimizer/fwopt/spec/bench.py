@@ -163,7 +163,7 @@ class Rules(Frozen):
     warm_up_runs: Annotated[int, Field(ge=0, le=1000)] = 1
     """Runs of each arm before anything counts."""
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 400
-    """Of the bootstrap; only its spread is used, which so many give within 4 %."""
+    """Halves of the blocks that are drawn; only their spread is used, which so many give within 4 %."""
     max_age_days: PositiveFloat = 180.0
     """An older baseline is stale."""
     history_sessions: Annotated[int, Field(ge=3, le=1000)] = 5
@@ -187,7 +187,7 @@ class Suite(Frozen):
     """`base` and `head`; without `base` one arm is measured, to be compared with a stored baseline."""
     rules: Rules = Rules()
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the order of arms; the bootstrap has one of its own."""
+    """Of the order of arms; halves of the blocks are drawn with one of their own."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
