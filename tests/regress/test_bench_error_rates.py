@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy import special
 
 from fwopt.regress.estimate import effect
+from fwopt.regress.judge import MinEffect, Trial, judge
+from fwopt.regress.sequential import levels, looks
+from fwopt.spec.bench import Rules
 
 from .conftest import P50
 
@@ -50,3 +54,41 @@ def test_the_error_of_a_change_is_how_far_estimates_lie_apart(name: str) -> None
     assert np.sqrt(np.mean([e.error**2 for e in found])) == pytest.approx(spread, rel=0.18)
     beyond = np.mean([e.p_worse() <= 0.05 or e.p_better() <= 0.05 for e in found])
     assert 0.03 <= beyond <= 0.18
+
+
+def test_looks_spend_the_error_that_is_stated_and_no_more() -> None:
+    """Sequences of normal blocks: Student's t at each look. Four standard errors of 40,000 are 9 % of 5 %."""
+    rng = np.random.default_rng(5)
+    at = np.asarray(looks(Rules()))
+    blocks = rng.normal(size=(40_000, at[-1]))
+    mean, squares = (np.cumsum(b, axis=1)[:, at - 1] / at for b in (blocks, blocks**2))
+    p = special.stdtr(at - 1, -mean / np.sqrt((squares - mean**2) / (at - 1)))
+    for metrics in (1, 5):
+        rejected = (p <= np.asarray(levels(Rules(), 0.05 * metrics, metrics)) / metrics).any(axis=1)
+        assert rejected.mean() == pytest.approx(0.05, rel=0.09)
+
+
+def test_levels_lie_between_equal_shares_and_the_whole_error() -> None:
+    for rules in (Rules(), Rules(min_blocks=5, max_blocks=10_000), Rules(min_blocks=99, max_blocks=100)):
+        found, share = levels(rules, 0.05), 0.05 / len(looks(rules))
+        assert found[0] == pytest.approx(share)
+        assert all(share < level < 0.05 for level in found[1:])
+        assert list(found) == sorted(found)
+        assert all(a <= b for a, b in zip(levels(rules, 0.05, 12), found, strict=True))
+    assert levels(Rules(min_blocks=10, max_blocks=10), 0.05) == pytest.approx((0.05,))
+
+
+def test_verdicts_err_as_rarely_as_they_claim() -> None:
+    """A metric worse by the minimum effect passes in 5 % at most, equal arms fail in 0.5 % at most and mostly pass."""
+    rules, least = Rules(max_blocks=26), 0.015
+    noise, rng = NOISES["runs that lie apart"], np.random.default_rng(7)
+
+    def verdicts(shift: float) -> list[str]:
+        trials = [Trial(P50, MinEffect(least, "stated"), noise.blocks(rng, 26, shift)) for _ in range(300)]
+        return [judge({("b", "wall:p50"): trial}, rules)["b", "wall:p50"].verdict for trial in trials]
+
+    equal, worse, far = verdicts(0.0), verdicts(least), verdicts(4 * least)
+    assert worse.count("pass") <= 30
+    assert equal.count("fail") <= 6
+    assert equal.count("pass") >= 270
+    assert far.count("fail") >= 295

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scipy import special
 
 from fwopt.regress.estimate import Effect
-from fwopt.regress.sequential import looks
+from fwopt.regress.sequential import levels
 from fwopt.spec.bench import Rules
 
 POWER = 0.9
@@ -26,7 +26,7 @@ def from_noise(noise: Effect, rules: Rules) -> float:
     freedom = noise.units - 1
     above = math.sqrt(freedom / float(special.chdtri(freedom, NOISE_CONFIDENCE)))
     at_end = noise.error * above * math.sqrt(noise.units / rules.max_blocks)
-    z = float(special.ndtri(1 - rules.alpha_pass / len(looks(rules))) + special.ndtri(POWER))
+    z = float(special.ndtri(1 - levels(rules, rules.alpha_pass)[-1]) + special.ndtri(POWER))
     return min(max(z * at_end, math.log1p(rules.floor)), math.log1p(rules.ceiling))
 
 

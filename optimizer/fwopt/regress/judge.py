@@ -7,7 +7,7 @@ inconclusive: neither. The first look that decides a metric decides it for good.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from fwopt.regress.estimate import Effect, Floats, effect
 from fwopt.regress.floor import from_noise, stated
 from fwopt.regress.order import Block, Blocks, pair, split_equal
-from fwopt.regress.sequential import holm, looks, planned
+from fwopt.regress.sequential import holm, levels, looks, planned
 from fwopt.spec.bench import Metric, Rules
 from fwopt.spec.bench_result import BenchResult, Run
 from fwopt.spec.comparison import Verdict
@@ -104,7 +104,10 @@ def min_effect(base: BenchResult, head: BenchResult, metric: Metric, rules: Rule
 
 def judge(trials: Mapping[Name, Trial], rules: Rules) -> dict[Name, Finding]:
     """All looks that the blocks allow, in order."""
+    if not trials:
+        return {}
     every = looks(rules)
+    fails, passes = levels(rules, rules.alpha, len(trials)), levels(rules, rules.alpha_pass)
     due = {name: planned(rules, len(trial.blocks)) for name, trial in trials.items()}
     for at in range(len(every)):
         now = {name: trials[name] for name, plan in due.items() if at < len(plan)}
@@ -116,39 +119,38 @@ def judge(trials: Mapping[Name, Trial], rules: Rules) -> dict[Name, Finding]:
         better = holm({name: t.seen.p_better() if t.seen else 1.0 for name, t in trials.items()})
         for name, trial in now.items():
             if trial.finding is None:
-                trial.finding = _decide(trial, worse[name], better[name], rules, at + 1, len(every))
-    return {name: trial.finding or _open(trial, len(due[name]), len(every), rules) for name, trial in trials.items()}
+                trial.finding = _decide(trial, worse[name], better[name], fails[at], passes[at], at + 1)
+    return {name: trial.finding or _open(trial, len(due[name]), passes, rules) for name, trial in trials.items()}
 
 
-def _decide(trial: Trial, worse: float, better: float, rules: Rules, look: int, of: int) -> Finding | None:
-    """At one look: fail, pass, or None."""
+def _decide(trial: Trial, worse: float, better: float, fails: float, passes: float, look: int) -> Finding | None:
+    """At one look, which may reject at the levels `fails` and `passes`: fail, pass, or None."""
     seen, least = trial.seen, trial.min_effect
     assert seen is not None
     not_worse = seen.p_better(least.log)
-    base = Finding("pass", "", seen, least, worse, not_worse, blocks=seen.units, look=look, alpha=rules.alpha_pass / of)
-    if worse <= rules.alpha / of and seen.log > least.log:
+    base = Finding("pass", "", seen, least, worse, not_worse, blocks=seen.units, look=look, alpha=passes)
+    if worse <= fails and seen.log > least.log:
         return replace(base, verdict="fail", reason="worse, significantly and by more than the minimum effect")
-    if not_worse <= rules.alpha_pass / of:
-        improved = better <= rules.alpha / of and -seen.log > least.log
+    if not_worse <= passes:
+        improved = better <= fails and -seen.log > least.log
         words = "better, significantly and by more than the minimum effect"
         return replace(base, improved=improved, reason=words if improved else "not worse by the minimum effect")
     return None
 
 
-def _open(trial: Trial, taken: int, of: int, rules: Rules) -> Finding:
+def _open(trial: Trial, taken: int, passes: Sequence[float], rules: Rules) -> Finding:
     """No look decided."""
     seen, found = trial.seen, len(trial.blocks)
     if seen is None:
         reason = f"{found} block{'s' * (found != 1)} of both arms, {rules.min_blocks} needed for a first look"
         return Finding("inconclusive", reason, min_effect=trial.min_effect, blocks=found)
-    if taken < of:
-        reason = f"neither shown in {found} blocks; the budget ended before look {taken + 1} of {of}"
+    if taken < len(passes):
+        reason = f"neither shown in {found} blocks; the budget ended before look {taken + 1} of {len(passes)}"
     elif seen.log > trial.min_effect.log:
         reason = f"looks worse, not significantly, in all {found} blocks"
     else:
         reason = f"neither a change beyond the minimum effect nor its absence is shown in all {found} blocks"
-    level = rules.alpha_pass / of
     return Finding(
         "inconclusive", reason, seen, trial.min_effect, p_worse=None, p_not_worse=seen.p_better(trial.min_effect.log),
-        blocks=seen.units, alpha=level,
+        blocks=seen.units, alpha=passes[taken - 1],
     )  # fmt: skip
