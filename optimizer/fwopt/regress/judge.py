@@ -7,6 +7,7 @@ inconclusive: neither. The first look that decides a metric decides it for good.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,8 @@ from fwopt.spec.bench_result import BenchResult, Run
 from fwopt.spec.comparison import Verdict
 
 FEWEST_AA_BLOCKS = 5
+FEWEST_BEYOND = 5
+"""Samples of each arm that must lie beyond a quantile: of fewer, one block decides the quantile and hides its error."""
 Name = tuple[str, str]
 """(bench, metric)"""
 
@@ -61,8 +64,20 @@ class Trial:
     finding: Finding | None = None
     _kept: dict[int, Effect] = field(default_factory=dict)
 
-    def at(self, blocks: int, rules: Rules) -> Effect:
-        """From the first so many blocks."""
+    @property
+    def needed(self) -> int:
+        """Samples of each arm that a look takes."""
+        q = self.metric.quantile
+        return 1 if q == "mean" else math.ceil(FEWEST_BEYOND / min(q, 1 - q) - 1e-6)
+
+    def samples(self, blocks: int) -> int:
+        """Of the arm that has fewer, in the first so many blocks."""
+        return min(sum(len(pair[arm]) for pair in self.blocks[:blocks]) for arm in (0, 1))
+
+    def at(self, blocks: int, rules: Rules) -> Effect | None:
+        """From the first so many blocks; None: too few samples lie beyond the quantile."""
+        if self.samples(blocks) < self.needed:
+            return None
         if blocks not in self._kept:
             self._kept[blocks] = effect(self.blocks[:blocks], self.metric, resamples=rules.resamples, seed=blocks)
         return self._kept[blocks]
@@ -118,15 +133,16 @@ def judge(trials: Mapping[Name, Trial], rules: Rules) -> dict[Name, Finding]:
         worse = holm({name: t.seen.p_worse() if t.seen else 1.0 for name, t in trials.items()})
         better = holm({name: t.seen.p_better() if t.seen else 1.0 for name, t in trials.items()})
         for name, trial in now.items():
-            if trial.finding is None:
-                trial.finding = _decide(trial, worse[name], better[name], fails[at], passes[at], at + 1)
+            if trial.finding is None and trial.seen is not None:
+                trial.finding = _decide(trial, trial.seen, worse[name], better[name], fails[at], passes[at], at + 1)
     return {name: trial.finding or _open(trial, len(due[name]), passes, rules) for name, trial in trials.items()}
 
 
-def _decide(trial: Trial, worse: float, better: float, fails: float, passes: float, look: int) -> Finding | None:
+def _decide(
+    trial: Trial, seen: Effect, worse: float, better: float, fails: float, passes: float, look: int
+) -> Finding | None:
     """At one look, which may reject at the levels `fails` and `passes`: fail, pass, or None."""
-    seen, least = trial.seen, trial.min_effect
-    assert seen is not None
+    least = trial.min_effect
     not_worse = seen.p_better(least.log)
     base = Finding("pass", "", seen, least, worse, not_worse, blocks=seen.units, look=look, alpha=passes)
     if worse <= fails and seen.log > least.log:
@@ -141,6 +157,12 @@ def _decide(trial: Trial, worse: float, better: float, fails: float, passes: flo
 def _open(trial: Trial, taken: int, passes: Sequence[float], rules: Rules) -> Finding:
     """No look decided."""
     seen, found = trial.seen, len(trial.blocks)
+    if seen is None and found >= rules.min_blocks:
+        reason = (
+            f"{trial.samples(found)} samples of an arm in {found} blocks; {trial.metric.statistic} takes {trial.needed}"
+            f" ({FEWEST_BEYOND} beyond it): take more a run, or a statistic nearer the middle"
+        )
+        return Finding("inconclusive", reason, min_effect=trial.min_effect, blocks=found)
     if seen is None:
         reason = f"{found} block{'s' * (found != 1)} of both arms, {rules.min_blocks} needed for a first look"
         return Finding("inconclusive", reason, min_effect=trial.min_effect, blocks=found)
