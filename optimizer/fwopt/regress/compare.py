@@ -11,10 +11,11 @@ from fwopt.regress.estimate import point, relative
 from fwopt.regress.explain import explain
 from fwopt.regress.judge import Finding, MinEffect, Name, Trial, judge, samples
 from fwopt.regress.kinship import moment, require_kin
+from fwopt.regress.lost import lost
 from fwopt.regress.sessions import against_history, trend
 from fwopt.regress.trials import trials_of, without_samples
 from fwopt.spec.bench import Metric, Rules
-from fwopt.spec.bench_result import BenchResult, Result, Run
+from fwopt.spec.bench_result import BenchResult, Result
 from fwopt.spec.comparison import Comparison, Design, MetricVerdict, Verdict
 
 
@@ -42,7 +43,7 @@ def compare(
         for bench in head.benches
         for metric in bench.metrics
     ]
-    metrics += [v for bench in head.benches if (v := _lost(ours[bench.name], bench, rules)) is not None]
+    metrics += lost(ours, head, rules)
     design: Design = "exact" if not noisy else "interleaved" if together else "sessions"
     explained = {bench.name: explain(ours[bench.name].runs, bench.runs) for bench in head.benches}
     return Comparison(
@@ -134,33 +135,6 @@ def _verdict(base: BenchResult, head: BenchResult, metric: Metric, f: Finding) -
         look=f.look,
         reason=f.reason,
     )
-
-
-def _lost(base: BenchResult, head: BenchResult, rules: Rules) -> MetricVerdict | None:
-    """Requests without an answer, and runs that crash now and then, have no latency: they are a metric of their own.
-    The unit is the run, for failures come in bunches. Live runs that the client spoilt are nobody's fault."""
-    a, b = (sum(_losses(run, bench) for run in bench.runs) for bench in (base, head))
-    if (not a and not b) or all(run.problem is not None for run in head.runs):
-        return None  # nothing was lost; or everything, which every other metric says
-    from scipy import stats  # takes longer to import than everything else here
-
-    runs = [(sum(_losses(run, bench) > 0 for run in bench.runs), len(bench.runs)) for bench in (base, head)]
-    table = [[runs[1][0], runs[1][1] - runs[1][0]], [runs[0][0], runs[0][1] - runs[0][0]]]
-    p = float(stats.fisher_exact(table, alternative="greater").pvalue)
-    share = [lost / max(1, n) for lost, (_, n) in zip((a, b), runs, strict=True)]
-    verdict: Verdict = "pass" if share[1] <= share[0] else "inconclusive"
-    reason = f"head lost {b} in {runs[1][0]} of {runs[1][1]} runs, base {a} in {runs[0][0]} of {runs[0][1]}"
-    if share[1] > share[0] and (head.exact or p <= rules.alpha):
-        verdict = "fail"
-    return MetricVerdict(
-        bench=head.name, metric="lost", unit="requests/run", better="lower", verdict=verdict, improved=False,
-        base=share[0], head=share[1], effect=None, low=None, high=None, min_effect=None, min_effect_from=None,
-        p_worse=None if head.exact else p, p_not_worse=None, blocks=runs[1][1], look=None, reason=reason,
-    )  # fmt: skip
-
-
-def _losses(run: Run, bench: BenchResult) -> int:
-    return run.lost + (run.problem is not None and bench.kind != "live")
 
 
 def _notes(base: Result, head: Result, together: bool) -> list[str]:

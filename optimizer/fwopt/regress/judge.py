@@ -16,7 +16,7 @@ import numpy as np
 from fwopt.regress.estimate import Effect, Floats, effect
 from fwopt.regress.floor import from_noise, stated
 from fwopt.regress.order import Block, Blocks, pair, split_equal
-from fwopt.regress.sequential import holm, levels, looks, planned
+from fwopt.regress.sequential import LOST_SHARE, holm, levels, looks, planned
 from fwopt.spec.bench import Metric, Rules
 from fwopt.spec.bench_result import BenchResult, Run
 from fwopt.spec.comparison import Verdict
@@ -122,7 +122,8 @@ def judge(trials: Mapping[Name, Trial], rules: Rules) -> dict[Name, Finding]:
     if not trials:
         return {}
     every = looks(rules)
-    fails, passes = levels(rules, rules.alpha, len(trials)), levels(rules, rules.alpha_pass)
+    fails = levels(rules, rules.alpha * (1 - LOST_SHARE), len(trials))
+    passes = levels(rules, rules.alpha_pass)
     due = {name: planned(rules, len(trial.blocks)) for name, trial in trials.items()}
     for at in range(len(every)):
         now = {name: trials[name] for name, plan in due.items() if at < len(plan)}

@@ -22,6 +22,8 @@ from scipy import special
 from fwopt.spec.bench import Rules
 
 GROWTH = 1.6
+LOST_SHARE = 0.2
+"""Part of alpha that is kept for requests without an answer, in whatever benches lose any; all else shares the rest."""
 FEWER = 3
 """Student's t of few blocks depends less on earlier looks than sums do: as if there were so many blocks fewer. In
 400,000 drawn sequences with first looks after 5 and 6 blocks 0.98 to 1.02 of 5 % and of 0.5 % were then spent; without

@@ -20,7 +20,7 @@ from scipy import special
 from fwopt.regress.estimate import Effect, Floats, point
 from fwopt.regress.floor import stated
 from fwopt.regress.judge import Finding, MinEffect, Name, samples
-from fwopt.regress.sequential import holm
+from fwopt.regress.sequential import LOST_SHARE, holm
 from fwopt.regress.trials import without_samples
 from fwopt.spec.bench import Metric, Rules
 from fwopt.spec.bench_result import BenchResult, Result
@@ -108,6 +108,7 @@ def _least(effect: Effect, metric: Metric, rules: Rules) -> MinEffect:
 def _decided(open_: dict[Name, tuple[Effect, MinEffect]], rules: Rules) -> dict[Name, Finding]:
     worse = holm({name: effect.p_worse() for name, (effect, _) in open_.items()})
     better = holm({name: effect.p_better() for name, (effect, _) in open_.items()})
+    alpha = rules.alpha * (1 - LOST_SHARE)
     found: dict[Name, Finding] = {}
     for name, (effect, least) in open_.items():
         not_worse = effect.p_better(least.log)
@@ -116,10 +117,10 @@ def _decided(open_: dict[Name, tuple[Effect, MinEffect]], rules: Rules) -> dict[
             "neither a change beyond the minimum effect nor its absence is shown",
             False,
         )
-        if worse[name] <= rules.alpha and effect.log > least.log:
+        if worse[name] <= alpha and effect.log > least.log:
             verdict, reason = "fail", "worse than sessions of the base are, by more than the minimum effect"
         elif not_worse <= rules.alpha_pass:
-            improved = better[name] <= rules.alpha and -effect.log > least.log
+            improved = better[name] <= alpha and -effect.log > least.log
             verdict, reason = "pass", "within what sessions of the base are"
         found[name] = Finding(
             verdict, reason, effect, least, worse[name], not_worse, improved, effect.units, 1, rules.alpha_pass  # type: ignore[arg-type]

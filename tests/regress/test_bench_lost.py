@@ -1,0 +1,66 @@
+"""Requests without an answer: a metric of its own, under the same error as all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fwopt.regress.compare import compare
+from fwopt.regress.lost import lost
+from fwopt.spec.bench import Rules
+from fwopt.spec.bench_result import BenchResult
+from fwopt.spec.comparison import Comparison, MetricVerdict
+
+from .conftest import bench, result, run
+
+RULES = Rules(min_effect=0.03)
+
+
+def arm(losses: Sequence[int], name: str = "b") -> BenchResult:
+    return bench([run(i // 2, i, [1.0], lost=int(n)) for i, n in enumerate(losses)], name=name)
+
+
+def of_lost(found: Comparison) -> list[MetricVerdict]:
+    return [m for m in found.metrics if m.metric == "lost"]
+
+
+def judged(base: Sequence[int], head: Sequence[int]) -> str:
+    (found,) = of_lost(compare(result([arm(base)], "base"), result([arm(head)]), RULES))
+    return found.verdict
+
+
+def test_equal_arms_that_lose_requests_seldom_fail_in_any_bench() -> None:
+    """Twelve benches that lose something in 30 % of 80 runs: each by itself at 0.5 %, 5 % of such suites failed."""
+    rng, fails, one, plain = np.random.default_rng(0), 0, run(0, 0, [1.0], lost=1), run(0, 0, [1.0])
+    frame = result([])
+
+    def suite() -> dict[str, BenchResult]:
+        drawn = rng.random((12, 80)) < 0.3
+        names = [f"b{i}" for i in range(12)]
+        runs = [tuple(one if yes else plain for yes in row) for row in drawn]
+        return {n: BenchResult.model_construct(name=n, kind="command", exact=False, runs=r)
+                for n, r in zip(names, runs, strict=True)}  # fmt: skip
+
+    for _ in range(120):
+        head = frame.model_copy(update={"benches": tuple(suite().values())})
+        fails += any(m.verdict == "fail" for m in lost(suite(), head, RULES))
+    assert fails <= 1
+
+
+def test_losing_a_hundred_times_as_much_fails_where_every_run_loses_something() -> None:
+    assert judged([1] * 40, [100] * 40) == "fail"
+    assert judged([1, 2] * 20, [40, 60] * 20) == "fail"
+    assert judged([100] * 40, [1] * 40) == "pass"
+
+
+def test_one_run_that_lost_much_proves_nothing() -> None:
+    assert judged([0] * 40, [0] * 39 + [500]) == "inconclusive"
+    assert judged([1] * 40, [1] * 39 + [500]) == "inconclusive"
+
+
+def test_a_build_that_loses_in_a_third_of_its_runs_fails_beside_benches_that_lose_alike() -> None:
+    alike = [arm([0, 0, 1, 0] * 20, f"b{i}") for i in range(3)]
+    flaky = arm([0, 0, 1] * 26 + [0, 0])
+    found = of_lost(compare(result([*alike, arm([0] * 80)], "base"), result([*alike, flaky]), RULES))
+    assert [m.verdict for m in found] == ["pass", "pass", "pass", "fail"]
