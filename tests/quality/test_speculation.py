@@ -260,7 +260,7 @@ def test_bad_input_is_one_line(tiny, prose, tmp_path):
         ask(tiny, [prose], tmp_path, settings=SpeculationSettings(replies="recorded"))
     with pytest.raises(InputError, match="write the fewest and most"):
         ask(tiny, [prose], tmp_path, ngrams=["4-2"])
-    with pytest.raises(InputError, match="at least 4 are needed"):
+    with pytest.raises(InputError, match="at least 6 are needed"):
         study.run(ask(tiny, [prose], tmp_path, settings=SETTINGS.model_copy(update={"prompt_tokens": 5000})), quiet)
     with pytest.raises(InputError, match="exceed the model's 512"):
         study.run(ask(tiny, [prose], tmp_path, settings=SETTINGS.model_copy(update={"reply_tokens": 500})), quiet)

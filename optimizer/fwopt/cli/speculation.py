@@ -35,7 +35,7 @@ def speculation(
         int, typer.Option(min=2, metavar="N", help="Tokens of a reply at most.", rich_help_panel=_TEXT)
     ] = 128,
     max_replies: Annotated[
-        int, typer.Option(min=4, metavar="N", help="Replies, drawn by the seed.", rich_help_panel=_TEXT)
+        int, typer.Option(min=6, metavar="N", help="Replies, drawn by the seed.", rich_help_panel=_TEXT)
     ] = 64,
     ngram: Annotated[
         list[str] | None,

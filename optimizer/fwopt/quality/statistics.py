@@ -13,8 +13,9 @@ from fwopt.spec.quality import Estimate
 
 DRAWS = 2000
 CONFIDENCE = 0.95
-_LEAST_BLOCKS = 4
-"""Fewer windows than this: no interval is honest."""
+_LEAST_BLOCKS = 6
+"""Fewer windows have no interval: it cannot reach beyond them, and all n lie on one side of the truth once in 2^(n-1)
+times, which is more often than 5 % where n is below 6."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from fwopt.spec.speculation import SpeculationSettings
 
 Tell = Callable[[str, int, int], None]
 
-LEAST_REPLIES = 4
+LEAST_REPLIES = 6
 """Fewer give no interval."""
 BEYOND = 16
 """Tokens generated after the end of a reply: the last draft may reach there."""
