@@ -9,7 +9,7 @@ tell.
 
 The error comes from random halves of the blocks (Shao & Wu 1989: leaving out one block at a time is not enough for a
 quantile), both arms of a block together: runs of a block share its circumstances, and requests of a run depend on each
-other, so that neither is a unit of its own. Student's t with blocks - 1 degrees of freedom makes up for few blocks.
+other, so that neither is a unit of its own. Student's t makes up for few blocks.
 (Drawing requests inside drawn blocks, as a bootstrap may, counts the noise of requests twice.)
 """
 
@@ -29,6 +29,10 @@ from fwopt.spec.bench import Metric
 
 Floats = NDArray[np.float64]
 Statistic = float | Literal["mean"]
+DENSITY = 0.3
+"""A quantile's error also rests on how dense the samples are there, of which few blocks say little: relative variance
+of the squared error beyond Student's, times the root of the blocks. Of 1,000 draws of heavy-tailed runs it was 0.25 to
+0.32 after 6 to 68 blocks; of lognormal runs less, of runs in two speeds more."""
 _CHUNK = 1_000_000
 """Weights held at a time."""
 
@@ -41,23 +45,25 @@ class Effect:
     error: float
     """Standard error."""
     units: int
-    """Blocks or sessions behind it; degrees of freedom are one fewer."""
+    """Blocks or sessions behind it."""
+    freedom: float
+    """Degrees of freedom of the error."""
 
     def p_worse(self, by: float = 0.0) -> float:
         """Chance that an arm worse by at most `by` looks this bad."""
         if self.error == 0:
             return 0.0 if self.log > by else 1.0
-        return float(special.stdtr(self.units - 1, (by - self.log) / self.error))
+        return float(special.stdtr(self.freedom, (by - self.log) / self.error))
 
     def p_better(self, by: float = 0.0) -> float:
         """Chance that an arm worse by at least `by` looks this good."""
         if self.error == 0:
             return 0.0 if self.log < by else 1.0
-        return float(special.stdtr(self.units - 1, (self.log - by) / self.error))
+        return float(special.stdtr(self.freedom, (self.log - by) / self.error))
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """One-sided at `alpha` on either side."""
-        half = float(special.stdtrit(self.units - 1, 1 - alpha)) * self.error
+        half = float(special.stdtrit(self.freedom, 1 - alpha)) * self.error
         return self.log - half, self.log + half
 
 
@@ -129,4 +135,5 @@ def effect(blocks: Sequence[tuple[Floats, Floats]], metric: Metric, *, resamples
     rng = np.random.Generator(np.random.PCG64(seed))
     halves = rng.permuted(np.tile(np.arange(n) >= out, (resamples, 1)), axis=1)
     error = math.sqrt((n - out) / out) * float(worse(halves).std())
-    return Effect(float(worse(np.ones((1, n), np.bool_))[0]), error, n)
+    freedom = n - 1.0 if metric.quantile == "mean" else 2 / (2 / (n - 1) + DENSITY / math.sqrt(n))
+    return Effect(float(worse(np.ones((1, n), np.bool_))[0]), error, n, freedom)

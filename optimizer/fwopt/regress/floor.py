@@ -23,8 +23,7 @@ def from_noise(noise: Effect, rules: Rules) -> float:
     A pass needs the effect's upper limit below the minimum effect; equal arms of standard error s reach that with
     probability `POWER` when the minimum effect is (z of the pass + z of the power) x s.
     """
-    freedom = noise.units - 1
-    above = math.sqrt(freedom / float(special.chdtri(freedom, NOISE_CONFIDENCE)))
+    above = math.sqrt(noise.freedom / float(special.chdtri(noise.freedom, NOISE_CONFIDENCE)))
     at_end = noise.error * above * math.sqrt(noise.units / rules.max_blocks)
     z = float(special.ndtri(1 - levels(rules, rules.alpha_pass)[-1]) + special.ndtri(POWER))
     return min(max(z * at_end, math.log1p(rules.floor)), math.log1p(rules.ceiling))

@@ -79,7 +79,7 @@ def session_effect(past: Sequence[BenchResult], head: BenchResult, metric: Metri
     logs = [math.log(point(_counted(bench, metric), metric.quantile)) for bench in past]
     new = math.log(point(_counted(head, metric), metric.quantile))
     error = statistics.stdev(logs) * math.sqrt(1 + 1 / len(logs))
-    return Effect(sign * (new - statistics.fmean(logs)), error, len(logs))
+    return Effect(sign * (new - statistics.fmean(logs)), error, len(logs), len(logs) - 1.0)
 
 
 def _counted(bench: BenchResult, metric: Metric) -> Floats:
@@ -101,7 +101,7 @@ def _least(effect: Effect, metric: Metric, rules: Rules) -> MinEffect:
     given = stated((metric.min_effect, rules.min_effect))
     if given is not None:
         return MinEffect(given, "stated")
-    width = float(special.stdtrit(effect.units - 1, 1 - rules.alpha_pass)) * effect.error * 1.5
+    width = float(special.stdtrit(effect.freedom, 1 - rules.alpha_pass)) * effect.error * 1.5
     return MinEffect(min(max(width, math.log1p(rules.floor)), math.log1p(rules.ceiling)), "sessions")
 
 
