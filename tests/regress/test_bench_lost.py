@@ -8,11 +8,13 @@ import numpy as np
 
 from fwopt.regress.compare import compare
 from fwopt.regress.lost import lost
-from fwopt.spec.bench import Rules
-from fwopt.spec.bench_result import BenchResult
+from fwopt.regress.samplers.base import Visit
+from fwopt.regress.session import Session
+from fwopt.spec.bench import Arm, CommandBench, Rules, Suite
+from fwopt.spec.bench_result import BenchResult, Key
 from fwopt.spec.comparison import Comparison, MetricVerdict
 
-from .conftest import bench, result, run
+from .conftest import KEY, P50, bench, result, run
 
 RULES = Rules(min_effect=0.03)
 
@@ -64,3 +66,34 @@ def test_a_build_that_loses_in_a_third_of_its_runs_fails_beside_benches_that_los
     flaky = arm([0, 0, 1] * 26 + [0, 0])
     found = of_lost(compare(result([*alike, arm([0] * 80)], "base"), result([*alike, flaky]), RULES))
     assert [m.verdict for m in found] == ["pass", "pass", "pass", "fail"]
+
+
+class FailsLater:
+    """A sampler whose head crashes from some run on."""
+
+    exact, notes = False, ()
+
+    def __init__(self) -> None:
+        self.rng, self.runs = np.random.default_rng(0), 0
+
+    def key(self, arm: str) -> Key:
+        return KEY
+
+    def visit(self, arm: str) -> Visit:
+        self.runs += 1
+        if arm == "head" and self.runs > 32:
+            return Visit({}, problem="exit status 139: it said nothing")
+        return Visit({"wall": tuple(np.exp(self.rng.normal(0, 0.3, 3)).tolist())})
+
+
+def test_a_bench_that_was_given_up_does_not_blame_the_budget() -> None:
+    suite = Suite(
+        name="nightly",
+        benches=(CommandBench(name="b", command="-", metrics=(P50,)),),
+        arms={"base": Arm(), "head": Arm()},
+        rules=RULES,
+    )
+    found = Session(suite, {"b": FailsLater()}, {}, probe=lambda: 1e-3).run()
+    assert len(found["head"].benches[0].runs) < 25
+    wall = compare(found["base"], found["head"], RULES).metrics[0]
+    assert wall.reason == "neither shown in 8 blocks; measuring ended before look 3 of 7"

@@ -168,7 +168,7 @@ def _open(trial: Trial, taken: int, passes: Sequence[float], rules: Rules) -> Fi
         reason = f"{found} block{'s' * (found != 1)} of both arms, {rules.min_blocks} needed for a first look"
         return Finding("inconclusive", reason, min_effect=trial.min_effect, blocks=found)
     if taken < len(passes):
-        reason = f"neither shown in {found} blocks; the budget ended before look {taken + 1} of {len(passes)}"
+        reason = f"neither shown in {found} blocks; measuring ended before look {taken + 1} of {len(passes)}"
     elif seen.log > trial.min_effect.log:
         reason = f"looks worse, not significantly, in all {found} blocks"
     else:
