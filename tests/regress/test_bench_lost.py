@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from fwopt.regress.lost import lost
 from fwopt.regress.samplers.base import Visit
 from fwopt.regress.session import Session
 from fwopt.spec.bench import Arm, CommandBench, Rules, Suite
-from fwopt.spec.bench_result import BenchResult, Key
+from fwopt.spec.bench_result import BenchResult, Key, Result
 from fwopt.spec.comparison import Comparison, MetricVerdict
 
 from .conftest import KEY, P50, bench, result, run
@@ -68,32 +68,45 @@ def test_a_build_that_loses_in_a_third_of_its_runs_fails_beside_benches_that_los
     assert [m.verdict for m in found] == ["pass", "pass", "pass", "fail"]
 
 
-class FailsLater:
-    """A sampler whose head crashes from some run on."""
+class Fails:
+    """A sampler whose head crashes in some of its runs."""
 
     exact, notes = False, ()
 
-    def __init__(self) -> None:
-        self.rng, self.runs = np.random.default_rng(0), 0
+    def __init__(self, crashes: Callable[[int], bool], noise: float) -> None:
+        self.crashes, self.noise, self.runs, self.rng = crashes, noise, 0, np.random.default_rng(0)
 
     def key(self, arm: str) -> Key:
         return KEY
 
     def visit(self, arm: str) -> Visit:
-        self.runs += 1
-        if arm == "head" and self.runs > 32:
+        self.runs += arm == "head"
+        if arm == "head" and self.crashes(self.runs):
             return Visit({}, problem="exit status 139: it said nothing")
-        return Visit({"wall": tuple(np.exp(self.rng.normal(0, 0.3, 3)).tolist())})
+        return Visit({"wall": tuple(np.exp(self.rng.normal(0, self.noise, 3)).tolist())})
 
 
-def test_a_bench_that_was_given_up_does_not_blame_the_budget() -> None:
+def session(sampler: Fails) -> tuple[Result, Result]:
     suite = Suite(
         name="nightly",
         benches=(CommandBench(name="b", command="-", metrics=(P50,)),),
         arms={"base": Arm(), "head": Arm()},
-        rules=RULES,
+        rules=RULES.model_copy(update={"warm_up_runs": 0}),
     )
-    found = Session(suite, {"b": FailsLater()}, {}, probe=lambda: 1e-3).run()
-    assert len(found["head"].benches[0].runs) < 25
-    wall = compare(found["base"], found["head"], RULES).metrics[0]
+    found = Session(suite, {"b": sampler}, {}, probe=lambda: 1e-3).run()
+    return found["base"], found["head"]
+
+
+def test_a_bench_that_was_given_up_does_not_blame_the_budget() -> None:
+    base, head = session(Fails(lambda run: run > 16, noise=0.3))
+    assert len(head.benches[0].runs) < 25
+    wall = compare(base, head, RULES).metrics[0]
     assert wall.reason == "neither shown in 8 blocks; measuring ended before look 3 of 7"
+
+
+def test_looks_come_at_planned_numbers_of_blocks_that_count() -> None:
+    """Two crashes, a block each: more looks than planned, after 8 blocks, 14 and so on, would spend more than 5 %."""
+    base, head = session(Fails(lambda run: run in (1, 2, 5, 6), noise=0.001))
+    assert {run.block for run in head.benches[0].runs} == set(range(8))
+    wall = compare(base, head, RULES).metrics[0]
+    assert (wall.verdict, wall.blocks, wall.look) == ("pass", 6, 1)

@@ -117,14 +117,14 @@ def min_effect(base: BenchResult, head: BenchResult, metric: Metric, rules: Rule
     return None
 
 
-def judge(trials: Mapping[Name, Trial], rules: Rules) -> dict[Name, Finding]:
-    """All looks that the blocks allow, in order."""
+def judge(trials: Mapping[Name, Trial], rules: Rules, *, ended: bool = True) -> dict[Name, Finding]:
+    """All looks that the blocks allow, in order. `ended`: there will be no more blocks."""
     if not trials:
         return {}
     every = looks(rules)
     fails = levels(rules, rules.alpha * (1 - LOST_SHARE), len(trials))
     passes = levels(rules, rules.alpha_pass)
-    due = {name: planned(rules, len(trial.blocks)) for name, trial in trials.items()}
+    due = {name: planned(rules, len(trial.blocks), ended=ended) for name, trial in trials.items()}
     for at in range(len(every)):
         now = {name: trials[name] for name, plan in due.items() if at < len(plan)}
         if not now:

@@ -43,11 +43,11 @@ def looks(rules: Rules) -> tuple[int, ...]:
     return tuple(found)
 
 
-def planned(rules: Rules, blocks: int) -> tuple[int, ...]:
-    """Blocks at each look that `blocks` allow; the last is brought forward where they end between two looks."""
+def planned(rules: Rules, blocks: int, *, ended: bool = True) -> tuple[int, ...]:
+    """Blocks at each look that `blocks` allow; the last is brought forward where measuring ended between two looks."""
     every = looks(rules)
     due = [n for n in every if n <= blocks]
-    if len(due) < len(every) and blocks >= rules.min_blocks and (not due or blocks > due[-1]):
+    if ended and len(due) < len(every) and blocks >= rules.min_blocks and (not due or blocks > due[-1]):
         due.append(blocks)
     return tuple(due)
 

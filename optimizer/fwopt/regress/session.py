@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from fwopt import __version__
 from fwopt.regress.judge import Name, Trial, judge
 from fwopt.regress.machine import fingerprint, probe_s
-from fwopt.regress.order import block_order
+from fwopt.regress.order import block_order, pair
 from fwopt.regress.samplers.base import Sampler
 from fwopt.regress.sequential import looks
 from fwopt.regress.suite import metrics_of, what_digest
@@ -33,7 +33,6 @@ class _Course:
     sampler: Sampler
     runs: dict[ArmName, list[Run]]
     aa_runs: list[Run] = field(default_factory=list)
-    blocks: int = 0
     problems: dict[ArmName, int] = field(default_factory=dict)
     """Visits in a row that failed."""
     done: bool = False
@@ -105,8 +104,7 @@ class Session:
                 order = block_order(rng)
                 for arm, run in zip(order, self._block(course, order, at), strict=True):
                     course.runs[arm].append(run)
-                course.blocks += 1
-            if at + 1 in due:
+            if any(len(pair(c.runs["base"], c.runs["head"]).blocks) in due for c in self._open(courses)):
                 self._look(courses)
             if not self._open(courses):
                 return
@@ -124,7 +122,7 @@ class Session:
             base, head = (self._bench_result(course, arm, with_key=False) for arm in ("base", "head"))
             trials.update(trials_of(base, head, rules, self._trials)[0])
         self._trials = trials
-        found = judge(trials, rules)
+        found = judge(trials, rules, ended=False)
         for course in courses:
             mine = [f for (bench, _), f in found.items() if bench == course.bench.name]
             course.done |= bool(mine) and all(f.verdict != "inconclusive" for f in mine)
