@@ -81,6 +81,15 @@ def test_convert_writes_once_and_says_what(tmp_path: Path) -> None:
     run("convert", MOONCAKE, out, "--force")
 
 
+def test_convert_says_what_it_cut(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    lengths = ((5, 2), (50, 2), (5, 40), (50, 40))
+    file.write_text("".join(f'{{"arrival_s": 1, "prompt_tokens": {p}, "output_tokens": {o}}}\n' for p, o in lengths))
+    said = run("convert", file, tmp_path / "out.jsonl", "--cut-context", 32).stderr
+    assert said == "note: cut to fit 32 tokens: 2 prompts and 2 outputs of 4 requests\n"
+    assert "cut" not in run("convert", file, tmp_path / "whole.jsonl").stderr
+
+
 def test_convert_leaves_nothing_when_the_trace_is_bad(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"arrival_s": 1, "prompt_tokens": 5, "output_tokens": -2}\n')

@@ -42,9 +42,9 @@ def convert(
 
     check_target(out, force=force)
     found = read(trace, format=format, skip_bad=skip_bad, model=model)
-    workload = _changed(found.workload, requests, cut_context, rate_scale)
+    workload, said = _changed(found.workload, requests, cut_context, rate_scale)
     write_own(workload, out, force=force)
-    for note in found.notes:
+    for note in (*found.notes, *said):
         typer.echo(f"note: {plain(note)}", err=True)
     if found.skipped_count:
         first = plain(str(found.skipped[0]))
@@ -52,12 +52,22 @@ def convert(
     typer.echo(f"{out}: {len(workload):,} requests from {found.format}, digest {workload.digest}")
 
 
-def _changed(workload: Workload, requests: str | None, cut: int | None, rate_scale: float | None) -> Workload:
+def _changed(
+    workload: Workload, requests: str | None, cut: int | None, rate_scale: float | None
+) -> tuple[Workload, list[str]]:
+    """The part or version that was asked for, and what was cut of it."""
     from fwopt.workload.scale import scale_rate
     from fwopt.workload.select import cut_context, parse_range, window
 
     if requests is not None:
         workload = window(workload, *parse_range(requests, len(workload)))
+    said = []
     if cut is not None:
-        workload = cut_context(workload, cut)
-    return workload if rate_scale is None else scale_rate(workload, rate_scale)
+        whole, workload = workload, cut_context(workload, cut)
+        prompts, outputs = (
+            int((getattr(workload, name) < getattr(whole, name)).sum()) for name in ("prompt_tokens", "output_tokens")
+        )
+        said.append(
+            f"cut to fit {cut:,} tokens: {prompts:,} prompts and {outputs:,} outputs of {len(whole):,} requests"
+        )
+    return workload if rate_scale is None else scale_rate(workload, rate_scale), said
