@@ -124,6 +124,14 @@ def test_a_key_given_twice_is_an_error(tmp_path):
         load_settings(tmp_path / "bad.yaml")
 
 
+def test_requests_left_out_name_another_model_or_none(tmp_path):
+    row = '{"arrival_s": 0, "prompt_tokens": 5, "output_tokens": 2%s}\n'
+    (tmp_path / "t.jsonl").write_text("".join(row % name for name in (', "model": "a"', ', "model": "b"', "")))
+    traffic = load_traffic(tmp_path / "t.jsonl", format=None, skip_bad=False, only_model="a", rate_scale=1.0)
+    assert len(traffic.workload) == 1
+    assert traffic.notes[0] == "2 of 3 requests name another model or none and are left out (--only-model a)"
+
+
 def test_engines():
     assert parse_engine("vllm==0.30.1").version == "0.30.1"
     with pytest.raises(InputError, match="vllm==0"):

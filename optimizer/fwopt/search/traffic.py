@@ -61,5 +61,5 @@ def _one_model(workload: Workload, only: str | None) -> tuple[Workload, str | No
         raise UnknownNameError("model in the trace", only, names or ("(the trace names none)",))
     keep = workload.model == names.index(only)
     left = len(workload) - int(keep.sum())
-    notes = [f"{left} of {len(workload)} requests belong to other models and are left out (--only-model {only})"]
+    notes = [f"{left} of {len(workload)} requests name another model or none and are left out (--only-model {only})"]
     return (keep_requests(workload, keep), only, notes) if left else (workload, only, [])
