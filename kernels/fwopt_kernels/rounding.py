@@ -40,8 +40,8 @@ def through_bf16(x):
 
 @triton.jit
 def to_fp8(x):
-    """float32 -> e4m3, saturating at 448."""
-    x = tl.clamp(x, -FP8_MAX, FP8_MAX)
+    """float32 -> e4m3, saturating at 448; NaN stays NaN."""
+    x = tl.clamp(x, -FP8_MAX, FP8_MAX, propagate_nan=tl.PropagateNan.ALL)
     if INTERPRETED:
         # below 2**-6 the spacing is 2**-9: adding 1.5 * 2**14 leaves no smaller bits
         x = tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, _round_mantissa(x, 20))

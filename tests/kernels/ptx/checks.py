@@ -125,7 +125,7 @@ def rounding() -> None:
     floats = torch.cat([_EVERY_BF16.float(), edges, -edges, any_bits.view(torch.float32)])
     for to, x, wanted in (
         ("bf16", floats, lambda x: x.to(BF16)),
-        ("fp8", floats[~floats.isnan()], lambda x: x.clamp(-448, 448).to(FP8)),
+        ("fp8", floats, lambda x: x.clamp(-448, 448).to(FP8)),
         ("int8", whole, lambda x: x.clamp(-127, 127).round().to(torch.int8)),
     ):
         x = torch.nn.functional.pad(x, (0, -len(x) % COUNT))
