@@ -73,10 +73,10 @@ _MERGED = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwis
 
 def _atomic(m: Machine, i: Instruction) -> None:
     """One thread after the other."""
-    relaxed, scope, space, how, kind = i.modifiers
-    if relaxed not in ("relaxed", "acq_rel") or scope not in ("cta", "gpu", "sys") or space not in _SPACES:
+    *order, space, how, kind = i.modifiers
+    if order not in ([], *(["relaxed", scope] for scope in ("cta", "gpu", "sys"))) or space not in _SPACES:
         raise UnknownError(i.text)
-    if how not in _MERGED or kind not in WHOLE:
+    if how not in _MERGED or kind not in WHOLE or len(i.operands) != 3:
         raise UnknownError(i.text)
     (number,) = (m.read(operand, kind) for operand in i.operands[2:])
     offset = m.addresses(i.operands[1], _SPACES[space], TYPES[kind].itemsize)
