@@ -55,6 +55,13 @@ def test_a_spend_log_of_litellm(tmp_path: Path) -> None:
     assert (w.session.tolist(), w.models, len(w.block_ids)) == ([0, 0], ("m",), 0)
 
 
+def test_answers_from_litellms_own_cache_are_no_load_of_the_server(tmp_path: Path) -> None:
+    rows = [SPEND | {"cache_hit": hit, "completion_tokens": n} for n, hit in ((1, "False"), (2, "True"), (3, True))]
+    found = read(written(tmp_path, *rows, SPEND))
+    assert found.workload.output_tokens.tolist() == [1, 30]
+    assert "answered by the gateway's own cache, left out: 2" in found.notes
+
+
 def test_a_spend_log_without_prompt_fields_is_recognised(tmp_path: Path) -> None:
     row = {key: SPEND[key] for key in ("request_id", "startTime", "prompt_tokens", "completion_tokens", "model")}
     assert read(written(tmp_path, row)).workload.prompt_tokens.tolist() == [120]

@@ -55,7 +55,7 @@ class OpenAiRows(JsonRows):
         self._tokenizer = ChatTokenizer(options.model) if options.model else None
         self.builder.block_tokens = TOKEN_BLOCK if self._tokenizer else 1
         self._key, self._clock = os.urandom(32), Clock()
-        self._text_bytes = self._text_tokens = self._counted = self._in_part = 0
+        self._text_bytes = self._text_tokens = self._counted = self._in_part = self._cached = 0
 
     def parse(self, line: bytes) -> dict[str, Any]:
         row = super().parse(line)
@@ -64,6 +64,9 @@ class OpenAiRows(JsonRows):
 
     def row(self, line: bytes) -> None:
         row = self.parse(line)
+        if row.get("cache_hit") in (True, "True", "true"):
+            self._cached += 1
+            return
         request = self._object(row, "request") or row
         request = self._object(request, "body") or request
         response = self._object(row, "response") or row
@@ -174,6 +177,8 @@ class OpenAiRows(JsonRows):
         notes = []
         if self.builder.out_of_order:
             notes.append(f"sorted by time; lines dated before an earlier one: {self.builder.out_of_order}")
+        if self._cached:
+            notes.append(f"answered by the gateway's own cache, left out: {self._cached}")
         if self._counted:
             notes.append(f"requests without usage, counted with the tokenizer given: {self._counted}")
         if self._in_part:
