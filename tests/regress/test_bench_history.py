@@ -111,6 +111,17 @@ def test_drift_inside_a_session_is_not_a_build_that_changed() -> None:
     assert "drifted" in found.metrics[0].reason
 
 
+def test_a_store_without_results_and_a_suite_it_does_not_hold_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no baselines"):
+        listed(tmp_path)
+    save(day(1), tmp_path)
+    name = day(1).suite
+    assert len(listed(tmp_path)) == len(listed(tmp_path, name)) == 1
+    for wrong in (f"{name}s", "*"):
+        with pytest.raises(InputError, match=f"unknown suite '.*'; .*: {name}; .* save one"):
+            listed(tmp_path, wrong)
+
+
 def test_a_store_keeps_promotes_and_finds(tmp_path: Path) -> None:
     paths = [save(r, tmp_path) for r in HISTORY]
     with pytest.raises(InputError, match="is promoted"):

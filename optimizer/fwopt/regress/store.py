@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from fwopt.errors import InputError
+from fwopt.errors import InputError, UnknownNameError
 from fwopt.regress.changepoints import change_points
 from fwopt.regress.estimate import point
 from fwopt.regress.judge import samples
@@ -55,11 +55,18 @@ def promote(path: Path, store: Path) -> None:
 
 
 def listed(store: Path, suite: str | None = None) -> list[Stored]:
-    """Every result, oldest first; a corrupt file is an error."""
-    if not store.is_dir():
+    """Every result, oldest first; none, and a corrupt file, are errors."""
+    folders = sorted({path.parent for path in store.glob("*/*/*.json") if path.name != PROMOTED})
+    if not folders:
         raise InputError(f"{store}: holds no baselines; save one: fwopt bench baseline save RESULT --store {store}")
+    if suite is not None:
+        suites = {folder.parent.name for folder in folders}
+        if suite not in suites:
+            hint = f"{store} holds none of it; save one: fwopt bench baseline save RESULT --store {store}"
+            raise UnknownNameError("suite", suite, suites, hint)
+        folders = [folder for folder in folders if folder.parent.name == suite]
     found = []
-    for folder in sorted(store.glob(f"{suite or '*'}/*/")):
+    for folder in folders:
         chosen = _promoted(folder)
         found += [
             Stored(p, read_result(p), p.name == chosen) for p in sorted(folder.glob("*.json")) if p.name != PROMOTED
