@@ -4,8 +4,8 @@ Samples are pooled over all runs of an arm and the statistic (mean or quantile) 
 of all requests, never a mean of p99s. Before pooling, the samples of a block are divided by that block's own level, the
 geometric mean of both arms' medians, so that a machine that changes speed between blocks moves neither arm. (The median
 of both arms' samples together is no such level: it skews the arms against each other and hides a tenth of a change.)
-Quantiles are Harrell and Davis's (1982): smooth in the samples, so that few of them have an error that a bootstrap can
-tell.
+Quantiles are Harrell and Davis's (1982): smooth in the samples, so that few of them have an error that can
+be told.
 
 The error comes from random halves of the blocks (Shao & Wu 1989: leaving out one block at a time is not enough for a
 quantile), both arms of a block together: runs of a block share its circumstances, and requests of a run depend on each
