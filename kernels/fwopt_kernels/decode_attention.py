@@ -122,13 +122,13 @@ def decode_attention(
     """out = softmax(softmax_scale * query @ keys) @ values, a sequence at a time; zeros for one without context.
 
     query, out (sequences, heads, head_dim) bfloat16, heads packed. cache (2, blocks, block_size, kv_heads, head_dim)
-    bfloat16 or e4m3, each head's numbers packed, all other strides free. table (sequences, most blocks) int32, of
-    which only the entries that `lengths` (sequences,) int32 reaches are read. scales (2,) float32: of keys and of
-    values, read for an e4m3 cache only. `window`: positions that a query sees, its own the last. `soft_cap`: logits
-    become cap * tanh(logits / cap). `sinks` (heads,) float32 or bfloat16: a logit a head that joins every softmax
-    without a value, neither scaled nor capped (gpt-oss). `workspace`: what `workspace_numbers` asks for, else
-    allocated. ValueError: heads or rows that are not packed, groups that are not whole, sinks of another shape or type,
-    a workspace that is too small.
+    bfloat16 or e4m3, each head's numbers packed, all other strides free (e4m3: even, as head_dim). table (sequences,
+    most blocks) int32, of which only the entries that `lengths` (sequences,) int32 reaches are read. scales (2,)
+    float32: of keys and of values, read for an e4m3 cache only. `window`: positions that a query sees, its own the
+    last. `soft_cap`: logits become cap * tanh(logits / cap). `sinks` (heads,) float32 or bfloat16: a logit a head that
+    joins every softmax without a value, neither scaled nor capped (gpt-oss). `workspace`: what `workspace_numbers` asks
+    for, else allocated. ValueError: heads or rows that are not packed, groups that are not whole, sinks of another
+    shape or type, a workspace that is too small, e4m3 numbers that are no whole pairs.
     """
     if variant == FALLBACK:
         case = AttentionCase(query, cache, table, lengths, scales, out, softmax_scale, window, soft_cap, sinks=sinks)
@@ -139,6 +139,11 @@ def decode_attention(
         return
     require_readable(query, out, cache, sinks, table=table, lengths=lengths)
     pack, page, kv_heads = 1 if cache.dtype == torch.bfloat16 else 2, cache.shape[2], cache.shape[3]
+    if any(number % pack for number in (head_dim, cache.storage_offset(), *cache.stride()[:-1])):
+        raise ValueError(
+            f"cache: e4m3 numbers are read in pairs, head_dim and strides must be even; got {head_dim} and "
+            f"{cache.stride()}"
+        )
     chosen = variant or SPACES["bf16" if pack == 1 else "fp8"].default
     splits = chosen["SPLITS"]
     words = cache if pack == 1 else cache.view(torch.int16)

@@ -144,6 +144,9 @@ def test_layouts_that_it_cannot_read_are_refused() -> None:
         decode_attention(*plain, sinks=torch.zeros(4), **options)
     with pytest.raises(ValueError, match=r"sinks must be float32 or bfloat16, got torch\.float64"):
         decode_attention(*plain, sinks=torch.zeros(8).double(), **options)
+    eight = DECODE_ATTENTION.case("fp8", SHAPE, 0, padding=1)
+    with pytest.raises(ValueError, match="cache: e4m3 numbers are read in pairs, head_dim and strides must be even"):
+        decode_attention(*plain[:1], eight.cache, *plain[2:], **options)
     with pytest.raises(ValueError, match="8 query heads are no multiple of 3 KV heads"):
         decode_attention(case.query, case.cache[..., :3, :], case.table, case.lengths, case.scales, case.out, **options)
     with pytest.raises(ValueError, match=r"workspace must be 12480 float32, got 12479 torch\.float32"):
