@@ -67,8 +67,9 @@ def fused_moe(
 ) -> None:  # fmt: skip
     """x, out (tokens, hidden) bfloat16. ids (tokens, top_k) int32, probabilities likewise float32, both contiguous.
 
-    w1 (experts, 2 * intermediate, hidden), gate before up; w2 (experts, hidden, intermediate). biases: (experts,
-    outputs) bfloat16 of both. limit: gpt-oss's activation, cut there.
+    Rows of x for `w4a16` lie an even number of values apart. w1 (experts, 2 * intermediate, hidden), gate before up; w2
+    (experts, hidden, intermediate). biases: (experts, outputs) bfloat16 of both. limit: gpt-oss's activation, cut
+    there.
     """
     if variant == FALLBACK:
         fallback(MoeCase(x, ids, probabilities, w1, w2, out, biases, limit))
@@ -79,6 +80,10 @@ def fused_moe(
     require_packed(x=x, out=out)
     if not (ids.is_contiguous() and probabilities.is_contiguous()):
         raise ValueError("ids and probabilities must be contiguous")
+    if w1.format == "w4a16" and (x.stride(0) % 2 or x.storage_offset() % 2):
+        raise ValueError(
+            f"x: w4a16 experts read numbers in pairs, rows must begin at even ones; they are {x.stride(0)} apart"
+        )
     if (w1.inputs, w2.inputs, w2.outputs) != (x.shape[1], inner, x.shape[1]):
         raise ValueError(
             f"weights of {w1.outputs} x {w1.inputs} and {w2.outputs} x {w2.inputs} do not fit {x.shape[1]} columns"

@@ -206,6 +206,9 @@ def test_layouts_that_it_cannot_read_are_refused() -> None:
     biases = torch.zeros(6, 128, dtype=torch.bfloat16), torch.zeros(6, 64, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"w2: biases must be contiguous \(6, 128\), got \(6, 64\)"):
         fused_moe(case.x, case.ids, case.probabilities, case.w1, case.w2, case.out, biases=biases)
+    four = FUSED_MOE.case("w4a16", SHAPE, 0, padding=1)
+    with pytest.raises(ValueError, match="x: w4a16 experts read numbers in pairs, rows must begin at even ones"):
+        fused_moe(four.x, four.ids, four.probabilities, four.w1, four.w2, four.out)
     eight = FUSED_MOE.case("fp8-block", SHAPE, 0)
     with pytest.raises(ValueError, match=r"fp8-block experts know silu only, got an activation cut at 7\.0"):
         fused_moe(eight.x, eight.ids, eight.probabilities, eight.w1, eight.w2, eight.out, limit=7.0)
