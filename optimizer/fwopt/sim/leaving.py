@@ -37,16 +37,8 @@ def _record(sim: Sim, r: int, s: int) -> None:
 
 
 @compiled
-def let_go(sim: Sim, r: int, s: int) -> None:
-    """Free the place and the blocks of sequence s, which has ended."""
-    release(sim, r, s, sim.slot[s].held, sim.slot[s].computed // sim.limits[0].block_size)
-    stop_running(sim, r, s)
-    _record(sim, r, s)
-
-
-@compiled
-def leave_late(sim: Sim, r: int, s: int) -> None:
-    """Sequence s has ended; it stays in the running list until the next step has been put together."""
+def start_leaving(sim: Sim, r: int, s: int) -> None:
+    """Sequence s has ended; it stays in the running list until `see_off`."""
     replica = sim.replica[r]
     sim.slot[s].leaving, sim.slot[s].after = 1, -1
     if replica.leaving_head < 0:
@@ -79,7 +71,8 @@ def lose_blocks(sim: Sim, r: int, s: int) -> None:
 
 @compiled
 def see_off(sim: Sim, r: int) -> None:
-    """The next step has been put together: whoever ended with the one before goes."""
+    """Free the places and the blocks of those that are leaving: at once, or where ends are seen late when the next step
+    has been put together."""
     replica = sim.replica[r]
     s = replica.leaving_head
     while s >= 0:

@@ -6,7 +6,7 @@ import math
 
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import find_prefix, publish, reference_found, release, take
-from fwopt.sim.leaving import known_blocks, leave_late, let_go, lose_blocks
+from fwopt.sim.leaving import known_blocks, lose_blocks, see_off, start_leaving
 from fwopt.sim.lookup import count_gaps
 from fwopt.sim.queues import (
     drop_end,
@@ -106,10 +106,9 @@ def finish(sim: Sim, r: int, s: int, held_tokens: int) -> None:
     slot.joined = -1
     replica.last_finished += 1
     replica.full = 0
-    if sim.limits[0].late:
-        leave_late(sim, r, s)
-    else:
-        let_go(sim, r, s)
+    start_leaving(sim, r, s)
+    if not sim.limits[0].late:
+        see_off(sim, r)
 
 
 @compiled
