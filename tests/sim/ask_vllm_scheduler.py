@@ -45,12 +45,18 @@ def build(model: str, case: dict[str, Any]) -> tuple[Any, list[Any]]:
     size, blocks = config.cache_config.block_size, case["blocks"] + 1  # one is the null block
     config.cache_config.num_gpu_blocks = blocks
     layers = FullAttentionSpec(block_size=size, num_kv_heads=1, head_size=64, dtype=torch.bfloat16)
+    cached = bool(case["states"] and case["flags"]["enable_prefix_caching"])
+    mode = config.cache_config.mamba_cache_mode = "align" if cached else "none"  # as vLLM chooses for such models
     state = MambaSpec(
-        shapes=((size, 2 * 64),), dtypes=(torch.bfloat16,), block_size=config.model_config.max_model_len
+        shapes=((size, 2 * 64),), dtypes=(torch.bfloat16,), mamba_cache_mode=mode,
+        block_size=size if cached else config.model_config.max_model_len,
     )  # fmt: skip
     groups = [KVCacheGroupSpec([f"state{i}"], state) for i in range(case["states"])]
     groups.append(KVCacheGroupSpec(["layer"], layers))
-    cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups)
+    cache = KVCacheConfig(
+        num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=groups,
+        prefix_cache_retention_interval=config.cache_config.prefix_cache_retention_interval if cached else None,
+    )  # fmt: skip
     whole, hashed = resolve_kv_cache_block_sizes(cache, config)
     scheduler = (AsyncScheduler if ahead else Scheduler)(
         vllm_config=config, kv_cache_config=cache, structured_output_manager=StructuredOutputManager(config),

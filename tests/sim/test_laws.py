@@ -43,7 +43,12 @@ def runs(draw: st.DrawFn) -> tuple[dict, Candidate, int]:
 
 
 SCHEDULING = st.sampled_from(
-    [{"policy": MIXED}, {"policy": PREFILL_FIRST}, {"policy": PREFILL_FIRST, "reservation": Reservation()}]
+    [
+        {"policy": MIXED},
+        {"policy": MIXED, "states": True},
+        {"policy": PREFILL_FIRST},
+        {"policy": PREFILL_FIRST, "reservation": Reservation()},
+    ]
 )
 
 

@@ -92,7 +92,7 @@ def kv_capacity(
     broken = valid_parallelism(model, candidate.quantization, parallelism)
     if broken is not None:
         return Rejected(candidate_id=candidate.id, rung="memory", reason=broken)
-    if engine.name == "vllm" and not batching.chunked_prefill and batching.prefix_caching and _has_states(model):
+    if keeps_states(model, engine) and not batching.chunked_prefill and batching.prefix_caching:
         reason = "vLLM caches prefixes of linear attention only with chunked prefill"
         return Rejected(candidate_id=candidate.id, rung="memory", reason=reason)
     if engine.name == "llamacpp" or device.kind == "cpu":
@@ -134,8 +134,9 @@ def kv_capacity(
     )
 
 
-def _has_states(model: ModelSpec) -> bool:
-    return any(group.attention.kind == "gdn" for group in model.layers)
+def keeps_states(model: ModelSpec, engine: EngineSpec) -> bool:
+    """Whether the engine's prefix cache must hold states of linear attention."""
+    return engine.name == "vllm" and any(group.attention.kind == "gdn" for group in model.layers)
 
 
 def _weights(model: ModelSpec, candidate: Candidate, draft: ModelSpec | None) -> int:

@@ -18,7 +18,7 @@ from fwopt.perf.effects import (
     model_without,
     priors_without,
 )
-from fwopt.perf.memory import KvCapacity, kv_capacity
+from fwopt.perf.memory import KvCapacity, keeps_states, kv_capacity
 from fwopt.perf.store import Profile, load_profile
 from fwopt.score.case import Case, Unscored
 from fwopt.score.load import make_workload
@@ -133,6 +133,7 @@ def predict(case: Case, models: CostModels) -> Prediction | Unscored:
         policy=PREFILL_FIRST if case.engine.name == "sglang" and "prefill-first" not in off else MIXED,
         concurrency=case.load.concurrency if case.load.kind == "closed" else None,
         sequence_blocks=sequence_blocks,
+        states=keeps_states(case.model, case.engine) and "blocks" not in off,
         left_out=LeftOut.of(off),
         reservation=Reservation() if case.engine.name == "sglang" and "reservation" not in off else None,
     )

@@ -16,7 +16,7 @@ from fwopt.metrics.summary import held_to, summarize
 from fwopt.perf.costs import Costs
 from fwopt.perf.effects import blocks_without, candidate_without, grid_without
 from fwopt.perf.grid import StepGrid
-from fwopt.perf.memory import KvCapacity, kv_capacity
+from fwopt.perf.memory import KvCapacity, keeps_states, kv_capacity
 from fwopt.search.scoring import EngineFacts, evaluate_metrics
 from fwopt.sim.left_out import LeftOut
 from fwopt.sim.simulator import SimResult, simulate
@@ -85,6 +85,7 @@ class SimulatingEvaluator:
             candidate_without(candidate.model_copy(update={"parallelism": schedulers, "batching": batching}), off),
             candidate.batching.max_model_len or model.max_context_tokens,
             sequence_blocks=sequence_blocks,
+            states=keeps_states(model, self.cost_model.engine) and "blocks" not in off,
             left_out=LeftOut.of(off),
             count=count,
             guesses=self._guesses(candidate),

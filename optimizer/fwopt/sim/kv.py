@@ -81,6 +81,8 @@ def take(sim: Sim, r: int, blocks: int) -> None:
                 part = sim.id_blocks[head]
                 _unlink(sim, r, head)
                 sim.id_present[r, head] = 0
+                if sim.limits[0].aligned:
+                    sim.id_state[r, head] = 0
             replica.cached -= part
             clean += part
     replica.used += blocks
@@ -109,6 +111,7 @@ def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int, int]:
     """
     slot = sim.slot[s]
     found, own, tokens, idle = 0, 0, 0, 0
+    kept, kept_tokens, kept_idle = 0, 0, 0
     if sim.limits[0].prefix:
         size = sim.limits[0].block_size
         most = (slot.target - 1) // size * size
@@ -121,7 +124,16 @@ def find_prefix(sim: Sim, r: int, s: int) -> tuple[int, int, int, int]:
                 idle += sim.id_blocks[i] - (end - min(end, most)) // size
             tokens = min(end, most)
             found += 1
+            if sim.limits[0].aligned and 0 < sim.id_state[r, i] <= most:
+                kept, kept_tokens, kept_idle = found, sim.id_state[r, i], idle
         own = _find_own(sim, r, s, tokens)
+        if sim.limits[0].aligned and len(sim.stated) == 0:
+            longest = tokens + own * size
+            if tokens < slot.state <= longest:
+                own = (slot.state - tokens) // size
+            else:
+                found, own, tokens, idle = kept, 0, kept_tokens, kept_idle
+            slot.junction = longest if longest > tokens + own * size else 0
         tokens += own * size
         idle += own
     return found, own, tokens, idle
@@ -157,6 +169,21 @@ def reference_found(sim: Sim, r: int, s: int, found: int, own: int, tokens: int)
 
 
 @compiled
+def _share_copy(sim: Sim, r: int, s: int, i: int) -> None:
+    """Sequence s has computed a second copy of id i, which is found as long as one of them is there: of two that
+    nobody references, the older counts as junk."""
+    replica, slot, limits = sim.replica[r], sim.slot[s], sim.limits[0]
+    if sim.id_refs[r, i] == 0:
+        _unlink(sim, r, i)
+        replica.cached -= sim.id_blocks[i]
+        if limits.evicting and sim.id_blocks[i] > 0:
+            _add_junk(sim, r, sim.id_blocks[i])
+        slot.shared += sim.id_blocks[i]
+    sim.id_refs[r, i] += 1
+    slot.referenced += 1
+
+
+@compiled
 def publish(sim: Sim, r: int, s: int) -> None:
     """Make the prompt blocks computed so far findable (vLLM does so when a chunk is scheduled)."""
     slot = sim.slot[s]
@@ -166,6 +193,9 @@ def publish(sim: Sim, r: int, s: int) -> None:
         i = sim.ids[slot.ids_from + slot.referenced]
         if sim.id_end[i] > slot.computed:
             break
+        if sim.id_present[r, i] and sim.limits[0].aligned:
+            _share_copy(sim, r, s, i)
+            continue
         if sim.id_present[r, i]:  # a second copy (a fully cached prompt's last block): never merged, stays private
             slot.sharing = slot.referenced
             break

@@ -27,6 +27,7 @@ def _new_slot(sim: Sim, request: int, prompt: int, output: int, allowed: int, id
     slot.hit, slot.preempted = 0, 0
     slot.guess, slot.guesses_left = -1, 0
     slot.fresh, slot.leaving = 0, 0
+    slot.state, slot.junction, slot.chunk_step = 0, 0, -2
     return s
 
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from fwopt.sim.decode import decode_run
 from fwopt.sim.front import hear, next_entry, send
+from fwopt.sim.in_order import count_served, serve_in_order
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import take
 from fwopt.sim.leaving import see_off
-from fwopt.sim.lookup import count_gaps, decode_line, prefill_time, tally_decode, tally_prompts
-from fwopt.sim.reserve import learn_share, may_produce, reset_share, set_aside
+from fwopt.sim.lookup import count_gaps, decode_line, tally_decode, tally_prompts
+from fwopt.sim.reserve import learn_share, reset_share, set_aside
 from fwopt.sim.sequence import (
+    add_chunk,
     admit,
     after_prompt,
     blocks,
@@ -59,6 +61,7 @@ def _begin_step(sim: Sim, r: int) -> None:
     replica = sim.replica[r]
     replica.last_finished = 0
     replica.step_decodes, replica.step_guessed, replica.step_blocks = 0, 0, 0
+    replica.step_missed, replica.step_idle, replica.step_idle_context = 0, 0, 0
     replica.step_chunks, replica.step_tokens, replica.step_context, replica.step_attention_s = 0, 0, 0, 0.0
     replica.step_ready, replica.step_ready_from, replica.reserved_new = 0, -1, 0
     hear(sim, r)
@@ -84,24 +87,6 @@ def _make_room(sim: Sim, r: int) -> bool:
 
 
 @compiled
-def _add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
-    """`tokens` more of sequence s's prompt are in the step."""
-    replica, slot = sim.replica[r], sim.slot[s]
-    replica.step_chunks += 1
-    replica.step_tokens += tokens
-    replica.step_context += slot.computed
-    replica.step_attention_s += prefill_time(sim, slot.computed - tokens, slot.computed)
-    if slot.computed < slot.target:
-        replica.partial = s
-        return
-    replica.partial = -1
-    replica.reserved_new += may_produce(sim, s, slot.generated)
-    if replica.step_ready == 0:
-        replica.step_ready_from = s
-    replica.step_ready += 1
-
-
-@compiled
 def _continue_prompt(sim: Sim, r: int) -> bool:
     """Give the half-computed prompt its next chunk; True if it had to be preempted instead."""
     replica, limits = sim.replica[r], sim.limits[0]
@@ -114,7 +99,7 @@ def _continue_prompt(sim: Sim, r: int) -> bool:
     if need > limits.kv_blocks - replica.used:
         preempt_last(sim, r)
         return True
-    _add_chunk(sim, r, s, schedule_chunk(sim, r, s, most))
+    add_chunk(sim, r, s, schedule_chunk(sim, r, s, most))
     return False
 
 
@@ -134,7 +119,7 @@ def _admit_waiting(sim: Sim, r: int) -> None:
         tokens = admit(sim, r, most)
         if tokens == 0:
             break
-        _add_chunk(sim, r, s, tokens)
+        add_chunk(sim, r, s, tokens)
 
 
 @compiled
@@ -153,7 +138,7 @@ def _mixed_step(sim: Sim, r: int) -> None:
         gpu_s += sim.token_s[tokens]
         sim.alone_steps[tokens] += 1.0
     if decoding > 0:
-        context = replica.context_sum / replica.decoding
+        context = (replica.context_sum - replica.step_idle_context) / (replica.decoding - replica.step_idle)
         j, decode_s, _ = decode_line(sim, decoding, context)
         decode_s += sim.beside_s[replica.step_tokens] * context * decoding
         gpu_s += decode_s
@@ -169,18 +154,25 @@ def _mixed_step(sim: Sim, r: int) -> None:
         keep_accepted(sim, r)
     else:
         _advance_decodes(sim, r, decoding)
-    s = replica.step_ready_from
-    for _ in range(replica.step_ready):
-        following = sim.slot[s].next
-        after_prompt(sim, r, s)
+    s, ready = replica.step_ready_from, replica.step_ready
+    while ready > 0:
+        slot, following = sim.slot[s], sim.slot[s].next
+        if (
+            slot.joined < 0 and slot.computed >= slot.target and not slot.leaving
+        ):  # all are, but where chunks are aligned
+            after_prompt(sim, r, s)
+            ready -= 1
         s = following
 
 
 @compiled
 def _advance_decodes(sim: Sim, r: int, decoding: int) -> None:
-    """The step has run: the decoding sequences, all or none of which were in it, have one token more."""
+    """The step has run: the decoding sequences have one token more, all or none of them but where chunks are
+    aligned."""
     replica = sim.replica[r]
-    if decoding == replica.decoding:
+    if sim.limits[0].aligned:
+        count_served(sim, r, decoding)
+    elif decoding == replica.decoding:
         if decoding > 0:
             count_gaps(sim, replica.shown - replica.decode_shown, decoding)
         replica.decode_shown = replica.shown
@@ -198,10 +190,12 @@ def _put_together(sim: Sim, r: int) -> None:
     gave_up = False
     if limits.guessing:
         gave_up = schedule_guesses(sim, r)
-    elif limits.policy == MIXED:
+    elif limits.policy == MIXED and replica.half == 0:
         gave_up = _make_room(sim, r)
         replica.step_decodes = replica.decoding
         take(sim, r, replica.step_blocks)
+    if replica.half > 0:
+        gave_up = serve_in_order(sim, r) or gave_up
     gave_up = _continue_prompt(sim, r) or gave_up
     if not gave_up:
         _admit_waiting(sim, r)
@@ -233,7 +227,7 @@ def _decode(sim: Sim, r: int, until: float, freed: bool) -> None:
     """Decode until something changes; one by one while a request is on its way into the step after next, or may be
     admitted then, as when others' places and blocks were `freed` after this step was put together."""
     replica = sim.replica[r]
-    if replica.waiting > 0 and (freed or (sim.limits[0].reserving and not replica.full)):
+    if replica.waiting > 0 and (freed or replica.step_missed or (sim.limits[0].reserving and not replica.full)):
         decode_run(sim, r, until, 1)
     elif replica.in_front == 0:
         decode_run(sim, r, until, _MANY)

@@ -7,7 +7,7 @@ import math
 from fwopt.sim.jit import compiled
 from fwopt.sim.kv import find_prefix, publish, reference_found, release, take
 from fwopt.sim.leaving import known_blocks, lose_blocks, see_off, start_leaving
-from fwopt.sim.lookup import count_gaps
+from fwopt.sim.lookup import count_gaps, prefill_time
 from fwopt.sim.queues import (
     drop_end,
     pop_end,
@@ -18,8 +18,9 @@ from fwopt.sim.queues import (
     wait_at_end,
     wait_at_front,
 )
-from fwopt.sim.reserve import fits, produced, victim
+from fwopt.sim.reserve import fits, may_produce, produced, victim
 from fwopt.sim.state import PREFILL_FIRST, Sim
+from fwopt.sim.states import chunk_end, keep_state, must_wait
 
 
 @compiled
@@ -133,8 +134,9 @@ def retract(sim: Sim, r: int) -> None:
 @compiled
 def _give_up(sim: Sim, r: int, s: int) -> None:
     replica, slot = sim.replica[r], sim.slot[s]
-    if s == replica.partial:
+    if slot.joined < 0:
         replica.partial = -1
+        replica.half -= sim.limits[0].aligned
         held, slot.fresh = slot.computed, 0
     elif sim.limits[0].guessing:
         held = leave(sim, r, s)
@@ -158,11 +160,33 @@ def schedule_chunk(sim: Sim, r: int, s: int, most: int) -> int:
     """Give sequence s up to `most` prompt tokens of this step; returns how many."""
     slot, size = sim.slot[s], sim.limits[0].block_size
     chunk = min(slot.target - slot.computed, most)
-    before = blocks(slot.computed, size)
+    start, before = slot.computed, blocks(slot.computed, size)
     slot.computed += chunk
     take(sim, r, blocks(slot.computed, size) - before)
     publish(sim, r, s)
+    if sim.limits[0].aligned:
+        keep_state(sim, r, s, start)
     return chunk
+
+
+@compiled
+def add_chunk(sim: Sim, r: int, s: int, tokens: int) -> None:
+    """`tokens` more of sequence s's prompt are in the step."""
+    replica, slot, aligned = sim.replica[r], sim.slot[s], sim.limits[0].aligned
+    replica.step_chunks += 1
+    replica.step_tokens += tokens
+    replica.step_context += slot.computed
+    replica.step_attention_s += prefill_time(sim, slot.computed - tokens, slot.computed)
+    if slot.computed < slot.target:
+        if not aligned:
+            replica.partial = s
+        return
+    replica.partial = -1
+    replica.half -= aligned
+    replica.reserved_new += may_produce(sim, s, slot.generated)
+    if replica.step_ready == 0:
+        replica.step_ready_from = s
+    replica.step_ready += 1
 
 
 @compiled
@@ -172,8 +196,13 @@ def admit(sim: Sim, r: int, most: int) -> int:
     s = replica.wait_head
     slot = sim.slot[s]
     found, own, tokens, idle = find_prefix(sim, r, s)
+    end = chunk_end(sim, s, tokens, most)
     if limits.whole_prompts and slot.target - tokens > most:
         return 0
+    if limits.aligned:
+        replica.step_missed = must_wait(sim, r, s, found, own)
+        if end == tokens or replica.step_missed:
+            return 0
     need = blocks(slot.target, limits.block_size) - tokens // limits.block_size + limits.sequence_blocks
     if need + idle > limits.kv_blocks - replica.used or (limits.reserving and not fits(sim, r, s, tokens, idle)):
         replica.full = 1
@@ -183,15 +212,17 @@ def admit(sim: Sim, r: int, most: int) -> int:
     reference_found(sim, r, s, found, own, tokens)
     take(sim, r, limits.sequence_blocks)
     slot.computed, slot.joined = tokens, -1
+    replica.half += limits.aligned
     if slot.preempted > 0 and not limits.recomputing:
         kept = slot.target - 1
         take(sim, r, max(blocks(kept, limits.block_size) - blocks(tokens, limits.block_size), 0))
         slot.computed = max(kept, tokens)
+        end = min(slot.target, slot.computed + most)
         publish(sim, r, s)
     if math.isnan(slot.scheduled):
         slot.scheduled = replica.clock
         slot.hit = tokens
-    return schedule_chunk(sim, r, s, most)
+    return schedule_chunk(sim, r, s, end - slot.computed)
 
 
 @compiled

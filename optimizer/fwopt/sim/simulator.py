@@ -69,6 +69,7 @@ def simulate(
     policy: int = MIXED,
     concurrency: int | None = None,
     sequence_blocks: int = 0,
+    states: bool = False,
     reservation: Reservation | None = None,
     left_out: LeftOut = LeftOut(),
     count: bool = False,
@@ -80,7 +81,8 @@ def simulate(
     `kv_blocks` is per replica; `max_context` the longest prompt + output that the server accepts, beyond
     it a request is rejected at arrival, as the server does. `concurrency` ignores the recorded arrivals and
     keeps that many requests in flight on one replica (closed loop). `sequence_blocks` are held by every running
-    sequence besides those for its tokens (windows of sliding layers). `reservation`: admission as SGLang's, else as
+    sequence besides those for its tokens (windows of sliding layers, states of linear attention). `states`: among them
+    are states, as vLLM keeps them in a prefix cache. `reservation`: admission as SGLang's, else as
     vLLM's. `count`: the steps by their shapes, too. `guesses`: what the candidate's drafter achieved on replies; each
     request goes by those of one of them. `cached_tokens` (n,): what each prompt finds cached, down to whole blocks, in
     place of what the workload shares. Deterministic.
@@ -96,7 +98,7 @@ def simulate(
     chosen = np.flatnonzero(status == UNFINISHED)
     sim = build(
         workload, grid, kv_blocks, candidate, policy,
-        slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks,
+        slots=len(chosen), closed=concurrency is not None, sequence_blocks=sequence_blocks, states=states,
         reservation=reservation, left_out=left_out, guesses=guesses,
         stated=None if cached_tokens is None else cached_tokens.astype(np.int64),
     )  # fmt: skip

@@ -30,6 +30,7 @@ LIMITS = np.dtype(
         ("whole_prompts", "i8"),  # no chunked prefill
         ("lookahead", "i8"),
         ("late", "i8"),  # what an ended sequence holds is free one step late, as in `leaving`
+        ("aligned", "i8"),  # chunks of prompts end with whole blocks, as in `states`
         ("chunk_floor", "f8"),
         ("step_cpu", "f8"),
         ("sequence_cpu", "f8"),
@@ -76,6 +77,7 @@ REPLICA = np.dtype(
         ("front_head", "i8"),
         ("front_tail", "i8"),
         ("partial", "i8"),  # the one sequence whose prompt is half computed, or -1
+        ("half", "i8"),  # where chunks are aligned: sequences whose prompts are half computed
         ("heap", "i8"),
         ("used", "i8"),  # KV blocks referenced by running sequences
         ("peak_used", "i8"),
@@ -101,8 +103,8 @@ REPLICA = np.dtype(
         ("output_chunks", "i8"),  # and how many it made
         ("shown", "f8"),  # when the client has them
         ("decode_shown", "f8"),  # when it has the last tokens of the decoding sequences,
-        ("joined", "i8"),  # but for so many that have begun to decode since,
-        ("joined_shown", "f8"),  # the sum of whose first tokens' times this is
+        ("joined", "i8"),  # but for so many that have begun to decode since, or sat out a step,
+        ("joined_shown", "f8"),  # the sum of whose last tokens' times this is
         # admission by reservation
         ("full", "i8"),  # nobody is admitted until someone ends
         ("ratio_base", "f8"),  # share of the tokens still allowed that is reserved, when it was last set,
@@ -113,6 +115,9 @@ REPLICA = np.dtype(
         ("step_decodes", "i8"),  # sequences that decode,
         ("step_guessed", "i8"),  # and tokens guessed for them
         ("step_blocks", "i8"),  # new blocks of its decodes
+        ("step_missed", "i8"),  # the first that waits would find a state that is just being kept
+        ("step_idle", "i8"),  # sequences that decode and sit it out,
+        ("step_idle_context", "i8"),  # and what they would attend to
         ("step_chunks", "i8"),
         ("step_tokens", "i8"),  # of its prompt chunks
         ("step_context", "i8"),  # tokens up to the end of each of its prompt chunks, together
@@ -144,6 +149,11 @@ SLOT = np.dtype(
         ("own_from", "i8"),  # the first of them, by its place in the sequence,
         ("own_at", "i8"),  # and where they stand in the ring of junk, -1 if nowhere,
         ("own_stamp", "i8"),  # if that entry still has this stamp
+        # where chunks are aligned
+        ("state", "i8"),  # tokens before the state that it kept beyond its prefix ids,
+        ("junction", "i8"),  # and before the one that it is to keep where it leaves what others share,
+        ("chunk_from", "i8"),  # where its last chunk began,
+        ("chunk_step", "i8"),  # and in which step that was
         # where a drafter guesses ahead
         ("guess", "i8"),  # the next of the measured steps, by which this sequence goes
         ("guesses_left", "i8"),  # of the measured reply
@@ -207,6 +217,10 @@ class Sim(NamedTuple):
     id_prev: NDArray[np.int32]
     id_next: NDArray[np.int32]
     id_stamp: NDArray[np.int64]
+    id_state: NDArray[np.int32]
+    """(R, U) tokens before the state that was kept within the id, 0: none; (R, 0) where chunks are not aligned"""
+    id_state_busy: NDArray[np.int64]
+    """likewise; the last step in which it is being kept, so that nobody finds it"""
     junk_stamp: NDArray[np.int64]
     """(R, J) ring of freed full blocks without a prefix id, in order of release."""
     junk_blocks: NDArray[np.int64]

@@ -91,6 +91,7 @@ def build(
     slots: int,
     closed: bool,
     sequence_blocks: int = 0,
+    states: bool = False,
     reservation: Reservation | None = None,
     left_out: LeftOut = LeftOut(),
     guesses: StepsTaken | None = None,
@@ -100,6 +101,7 @@ def build(
     batching, replicas, drafter = candidate.batching, candidate.parallelism.replicas, candidate.speculation
     most = batching.max_num_seqs
     prefix = batching.prefix_caching
+    aligned = states and prefix
     limits = np.zeros(1, dtype=LIMITS)
     limits[0] = (
         most,
@@ -112,6 +114,7 @@ def build(
         not batching.chunked_prefill,
         grid.async_scheduling,
         grid.async_scheduling and policy == MIXED and reservation is None,
+        aligned,
         grid.prefill_chunk_floor_s,
         grid.step_cpu_s,
         grid.sequence_cpu_s,
@@ -168,6 +171,8 @@ def build(
         id_prev=np.full((replicas, unique), -1, dtype=np.int32),
         id_next=np.full((replicas, unique), -1, dtype=np.int32),
         id_stamp=np.zeros((replicas, unique), dtype=np.int64),
+        id_state=np.zeros((replicas, unique if aligned else 0), dtype=np.int32),
+        id_state_busy=np.full((replicas, unique if aligned else 0), -1, dtype=np.int64),
         junk_stamp=np.zeros((replicas, junk), dtype=np.int64),
         junk_blocks=np.zeros((replicas, junk), dtype=np.int64),
         token_s=token_s,
