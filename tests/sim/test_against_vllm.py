@@ -143,16 +143,17 @@ def test_same_history_as_vllm(ahead, states, tmp_path, make_workload, make_grid)
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.skipif(VLLM is None, reason="FWOPT_VLLM_PYTHON names no interpreter with vLLM")
-def test_same_history_with_states_in_the_prefix_cache(ahead, tmp_path, make_workload, make_grid):
-    """Linear attention: chunks end with whole blocks, and prefixes are found where a state was kept. Blocks of one,
-    two and four of the trace's, budgets smaller than a block among them."""
+@pytest.mark.parametrize("states", [0, 3])
+def test_same_history_of_shared_prefixes(ahead, states, tmp_path, make_workload, make_grid):
+    """Blocks of one, two and four of the trace's, budgets smaller than a block among them. With linear attention chunks
+    end with whole blocks, and prefixes are found where a state was kept."""
     rng, both = np.random.default_rng(1), Both(make_workload, make_grid, ahead=ahead)
     for _ in range(60):
         made, block = load(rng, shared=True), int(rng.choice([16, 32, 64]))
         budget = int(rng.choice([12, 40, 70, 100, 200, 512, 2048]))
         places = min(budget, int(rng.choice([1, 2, 7, 64])))
         batching = Batching(max_num_seqs=places, block_size=block, max_num_batched_tokens=budget)
-        both.serve(made, batching, 4000, 3)
+        both.serve(made, batching, 4000, states)
     both.compare(tmp_path)
     assert both.hits > 1000
 
