@@ -113,9 +113,12 @@ def test_false_in_yaml_means_what_that_vllm_makes_of_it(tmp_path):
 
 
 def test_keys_that_are_not_modelled_are_named(tmp_path):
-    notes = _read(tmp_path, "model: m\nenforce-eager: true\nport: 80\nmax-num-sequences: 3\n").notes
+    notes = _read(
+        tmp_path, "model: m\nenforce-eager: true\nmamba-cache-mode: none\nport: 80\nmax-num-sequences: 3\n"
+    ).notes
     assert notes == (
         "enforce-eager=true: not modelled, and it changes speed or memory",
+        "mamba-cache-mode=none: not modelled, and it changes speed or memory",
         "port=80: not modelled",
         "max-num-sequences=3: not modelled (nearest modelled key: max-num-seqs)",
     )

@@ -104,10 +104,12 @@ CHANGES_SPEED = frozenset(
     """
     async-scheduling attention-backend compilation-config cpu-offload-gb cudagraph-capture-sizes enable-dbo
     enable-eplb enable-lora enforce-eager hf-overrides kv-cache-memory-bytes kv-offloading-size
-    kv-transfer-config load-format long-prefill-token-threshold max-num-active-seqs max-num-partial-prefills
-    num-gpu-blocks-override optimization-level prefill-context-parallel-size decode-context-parallel-size
-    prefill-schedule-interval rope-scaling scheduler-reserve-full-isl scheduling-policy sliding-window
-    speculative-config stream-interval swap-space watermark
+    kv-transfer-config load-format long-prefill-token-threshold long-prefill-token-threshold-adaptive
+    mamba-block-size mamba-cache-dtype mamba-cache-mode mamba-ssm-cache-dtype max-num-active-seqs
+    max-num-partial-prefills num-gpu-blocks-override optimization-level prefill-context-parallel-size
+    decode-context-parallel-size prefill-schedule-interval prefix-cache-retention-interval prefix-match-unit
+    rope-scaling scheduler-reserve-full-isl scheduling-policy sliding-window speculative-config
+    stream-interval swap-space watermark
     """.split()
 )
 """Keys that change what a request waits for, and that the simulator leaves out: said louder than the rest."""
